@@ -3,19 +3,33 @@
 `import tacit` loads nothing heavy: the verbs are imported when they are first used.
 """
 
+import sys
+from types import ModuleType
+
 __version__ = "0.1.0"
-__all__ = ["Run", "embed", "evaluate", "export", "methods", "pretrain", "report"]
+__all__ = ["Run", "embed", "evaluate", "export", "pretrain", "report"]
+
+_VERBS = ("embed", "evaluate", "export", "pretrain", "report")
 
 
 def __getattr__(name: str):
-    if name in ("embed", "evaluate", "export", "pretrain", "report"):
+    if name in _VERBS:
         from tacit import api
 
-        # The names of some verbs are also the names of rooms; the verb wins, whatever was imported before.
-        globals().update({verb: getattr(api, verb) for verb in ("embed", "evaluate", "export", "pretrain", "report")})
-        return globals()[name]
+        return getattr(api, name)
     if name == "Run":
         from tacit.run import Run
 
         return Run
     raise AttributeError(f"module 'tacit' has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    """`export` and `report` are rooms and verbs; the import system must not put the room where the verb is."""
+
+    def __setattr__(self, name, value):
+        if not (name in _VERBS and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
