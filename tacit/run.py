@@ -34,7 +34,8 @@ class Run:
         self.path = Path(path)
         if not self.is_run(self.path):
             raise UsageError(
-                f"{self.path} holds no run (no settings.yaml). Make one with: tacit pretrain moby --data … --out {self.path}"
+                f"{self.path} holds no run (no settings.yaml). "
+                f"Make one with: tacit pretrain moby --data … --out {self.path}"
             )
 
     def __repr__(self) -> str:
@@ -86,7 +87,7 @@ class Run:
 
 @contextmanager
 def atomic(path: str | os.PathLike):
-    """A temporary path beside `path` to write to; it takes the place of `path` once whole and on the disk, or is removed."""
+    """A temporary path beside `path` to write to: it replaces `path` once whole and on the disk, or is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)

@@ -1,4 +1,4 @@
-"""Settings are one frozen dataclass with a sentence under each field. This file declares, checks, parses and prints them."""
+"""Settings are one frozen dataclass with a sentence under each field: declared, checked, parsed and printed here."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def problems(settings: Any) -> list[str]:
 
 
 def with_assignments(settings: Any, assignments: Sequence[str]) -> Any:
-    """A copy of `settings` with `FIELD=VALUE` strings applied. Raises `BadSettings` naming all that is wrong at once."""
+    """A copy of `settings` with `FIELD=VALUE` strings applied. Raises `BadSettings` naming all that is wrong."""
     hints = typing.get_type_hints(type(settings))
     fields = {f.name: f for f in dataclasses.fields(settings)}
     changes, wrong = {}, []

@@ -1,0 +1,3 @@
+from tacit.heads.mlp import mlp
+
+__all__ = ["mlp"]

@@ -1,0 +1,4 @@
+from tacit.teachers.ema import ema_update, momentum_copy
+from tacit.teachers.queue import KeyQueue, queue_problems
+
+__all__ = ["KeyQueue", "ema_update", "momentum_copy", "queue_problems"]
