@@ -28,17 +28,13 @@ class KeyQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Overwrite the oldest columns with `keys` [V, B, D] of this rank, those of all ranks gathered in rank order."""
-        keys = (
-            gather(keys.transpose(0, 1).contiguous()) if world_size() > 1 else keys.transpose(0, 1)
-        )  # [B_total, V, D]
-        total = len(keys)
+        """Overwrite the oldest columns with `keys` [V, B, D], those of all ranks in the order of the ranks."""
+        rows = gather(keys.transpose(0, 1))  # [B of all ranks, V, D]
+        total = len(rows)
         if self.length % total:
-            raise ValueError(
-                f"a queue of {self.length} keys cannot take batches of {total}: {self.length} % {total} > 0"
-            )
+            raise ValueError(f"a queue of {self.length} keys cannot take {total} at once: {self.length} % {total} > 0")
         start = int(self.pointer)
-        self.keys[:, :, start : start + total] = keys.permute(1, 2, 0).to(self.keys.dtype)
+        self.keys[:, :, start : start + total] = rows.permute(1, 2, 0).to(self.keys.dtype)
         self.pointer.fill_((start + total) % self.length)
         self.enqueued += total
 
@@ -56,5 +52,6 @@ def queue_problems(length: int, batch: int, name: str = "queue_size") -> list[st
     near = f"{below}" if below == above else f"{below} or {above}"
     return [
         f"{name} = {length}: must be a multiple of the global batch ({batch}), since a batch may not straddle the end "
-        f"of the queue; {length} = {length // batch} x {batch} + {length % batch}. Set {name}={near}, or another batch size."
+        f"of the queue; {length} = {length // batch} x {batch} + {length % batch}. "
+        f"Set {name}={near}, or another batch size."
     ]
