@@ -1,0 +1,5 @@
+from tacit.engine.method import Method, Step
+from tacit.engine.recipe import Recipe
+from tacit.engine.schedules import Progress
+
+__all__ = ["Method", "Progress", "Recipe", "Step"]

@@ -1,0 +1,23 @@
+"""Every published system, named in one table. A method's file is imported when it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from tacit.errors import Unknown
+
+if TYPE_CHECKING:
+    from tacit.engine import Method
+
+METHODS = {
+    "moby": "tacit.methods.image.moby:MoBY",
+}
+
+
+def find(name: str) -> type[Method]:
+    """The class of a method. Raises `Unknown` with the nearest names."""
+    if name not in METHODS:
+        raise Unknown("method", name, METHODS, "See: tacit methods")
+    module, cls = METHODS[name].split(":")
+    return getattr(import_module(module), cls)

@@ -1,0 +1,18 @@
+from tacit.views.crop import Crop, View
+from tacit.views.dataset import Plain, Views, collate, finish
+from tacit.views.inputs import IMAGENET_MEAN, IMAGENET_STD, Inputs, input_spec
+from tacit.views.random import rng
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Crop",
+    "Inputs",
+    "Plain",
+    "View",
+    "Views",
+    "collate",
+    "finish",
+    "input_spec",
+    "rng",
+]

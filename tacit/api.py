@@ -1,0 +1,364 @@
+"""The five verbs. The command line calls these, with the same names and arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import tacit
+from tacit.errors import BadSettings, DataError, Unknown, UsageError
+from tacit.run import Run, atomic, write_json, write_text
+from tacit.settings import describe, from_dict, problems, to_dict, with_assignments
+
+# What may differ when a run goes on: how it is watched and kept, not what it learns.
+FREE = frozenset(
+    [
+        "compile",
+        "channels_last",
+        "log_every",
+        "check_every",
+        "save_every",
+        "save_minutes",
+        "keep_every",
+        "keep",
+        "on_collapse",
+        "loggers",
+    ]
+)
+
+
+def pretrain(
+    method: str,
+    data: Any,
+    out: str | os.PathLike,
+    *,
+    encoder: str | None = None,
+    preset: str | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    set: Sequence[str] = (),
+    weights: Sequence[float] | None = None,
+    val: Any = None,
+    devices: int = 1,
+    nodes: int = 1,
+    precision: str = "auto",
+    workers: int | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    init: str | None = None,
+    max_bad: float = 0.01,
+    dry_run: bool = False,
+    quiet: bool = False,
+) -> Run | dict[str, Any]:
+    """Pre-train an encoder on unlabelled data; everything about it goes into the run folder `out`.
+
+    Args:
+        method: a published system; `tacit methods` lists them.
+        data: a folder, archive, table, hub name or array, or a list of them; see `tacit.data.open_source`.
+        out: the run folder. One that holds a run is refused, unless `resume`.
+        encoder, epochs, batch_size: shorthands for the settings of these names.
+        preset: "paper" (the default) or "small".
+        steps: optimiser steps, in place of epochs.
+        set: more settings, as "field=value".
+        weights: one a data set: the share of each in every epoch.
+        val: labelled data for the online k-NN, which never trains anything.
+        devices, nodes: processes on this machine, and machines; under torchrun or SLURM give what they start.
+        precision: "auto" (bf16 where the hardware has it), "32", "bf16" or "16".
+        workers: processes that read files; by default as many as there are cores to spare.
+        seed: everything random follows from it.
+        resume: go on where the run in `out` was last saved; start it if there is none.
+        init: weights to start the encoder from; see `tacit.encoders.initialise`.
+        max_bad: the largest share of unreadable files.
+        dry_run: resolve everything, do one step, write nothing, and return what it found.
+
+    Raises:
+        UsageError: something cannot work, found before any data is read. DataError, RunFailed: the run cannot go on.
+    """
+    from tacit import methods
+    from tacit.data import mix, open_source
+    from tacit.engine.journal import Journal, duration
+    from tacit.engine.recipe import problems as recipe_problems
+    from tacit.engine.train import PRECISIONS, Plan, rehearse, train
+
+    out = Path(out)
+    cls = methods.find(method)
+    before = Run(out).settings if Run.is_run(out) else None
+    if before is not None and is_first_process() and not resume and not dry_run:
+        raise UsageError(
+            f"{out} holds a run ({before['method']}{_how_far(Run(out))}). "
+            "Go on with it by --resume, or choose another --out."
+        )
+    going_on = before if resume else None
+    settings = resolve(cls, preset, going_on, encoder=encoder, epochs=epochs, batch_size=batch_size, set=set)
+    if precision not in PRECISIONS:
+        raise Unknown("precision", precision, PRECISIONS)
+    wrong = recipe_problems(settings, ranks=devices * nodes) + cls.problems(settings)
+    if devices < 1 or nodes < 1:
+        wrong.append(f"devices = {devices}, nodes = {nodes}: both are at least 1.")
+    elif not wrong and settings.batch_size // (devices * nodes * settings.accumulate) < 2:
+        parts = devices * nodes * settings.accumulate
+        wrong.append(
+            f"batch_size = {settings.batch_size}: leaves {settings.batch_size // parts} record for each of {parts} "
+            f"part{'s' * (parts > 1)}, and BatchNorm needs two to normalise by. Set batch_size={2 * parts} or more."
+        )
+    if steps is not None and steps < 1:
+        wrong.append(f"steps = {steps}: must be at least 1.")
+    if wrong:
+        raise BadSettings(wrong)
+
+    many = list(data) if isinstance(data, list | tuple) else [data]
+    sources = [open_source(one, channels=settings.channels) for one in many]
+    source = mix(sources, weights)
+    held_out = open_source(val, channels=settings.channels) if val is not None else None
+    _enough(source, settings)
+    per_epoch = len(source) // settings.batch_size
+    total = steps or (going_on or {}).get("steps") or settings.epochs * per_epoch
+    resolved = {
+        "tacit": tacit.__version__,
+        "method": method,
+        "preset": preset or (going_on or {}).get("preset") or "paper",
+        "data": [str(one) if isinstance(one, str | os.PathLike) else type(one).__name__ for one in many],
+        "weights": list(weights) if weights else None,
+        "val": str(val) if val is not None else None,
+        "records": len(source),
+        "fingerprint": source.fingerprint,
+        "seed": seed,
+        "steps": total,
+        "init": str(init) if init is not None else None,
+        "precision": precision,
+        "settings": to_dict(settings),
+    }
+    if going_on is not None:
+        _same_run(going_on, resolved)
+    plan = Plan(
+        run=out, seed=seed, devices=devices, nodes=nodes, precision=precision, max_bad=max_bad,
+        workers=_workers(workers), resume=going_on is not None, init=init,
+    )  # fmt: skip
+    if dry_run:
+        return {**rehearse(cls, settings, source, plan, steps=total), **resolved}
+    from tacit.engine.environment import environment
+
+    first = is_first_process()
+    if first:
+        write_text(out / "settings.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+        write_json(out / "environment.json", environment())
+    journal = Journal(out / "log.txt" if first else None, quiet=quiet or not first)
+    epochs_said = f"{total / per_epoch:.3g} epochs"
+    journal.say(
+        f"{cls.title}, {settings.encoder}: {len(source):,} records, {total:,} steps of {settings.batch_size} "
+        f"({epochs_said}), into {out}"
+    )
+    summary = train(cls, settings, source, plan, journal, steps=total, val=held_out)
+    if summary["bad_files"]:
+        journal.say(
+            f"{summary['bad_files']:,} unreadable files were skipped; they are listed in {out / 'bad_files.csv'}."
+        )
+    journal.say(f"Done in {duration(summary['seconds'])}: {summary['verdict']}. The encoder is in {out / 'encoder'}.")
+    return Run(out)
+
+
+def resolve(cls: type, preset: str | None, going_on: dict | None, *, encoder, epochs, batch_size, set) -> Any:
+    """Settings of a method: preset, then shorthands, then assignments; of a run that goes on, its own and these."""
+    if preset is not None and preset not in cls.presets:
+        raise Unknown("preset", preset, cls.presets)
+    if going_on is not None and preset in (None, going_on["preset"]):
+        settings = from_dict(cls.Settings, going_on["settings"])
+    else:
+        settings = cls.presets[preset or "paper"]
+    shorthands = {"encoder": encoder, "epochs": epochs, "batch_size": batch_size}
+    settings = dataclasses.replace(settings, **{k: v for k, v in shorthands.items() if v is not None})
+    if set:
+        return with_assignments(settings, set)
+    if wrong := problems(settings):
+        raise BadSettings(wrong)
+    return settings
+
+
+def evaluate(
+    what: Any,
+    data: Any,
+    test: Any = None,
+    protocol: str | Sequence[str] = "knn,linear",
+    *,
+    baselines: bool = True,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Score an encoder on labelled data, beside the same encoder at random initialisation and the raw input.
+
+    Args:
+        what: a run folder, an encoder folder, a timm name, a `Run` or an `Encoder`.
+        data: labelled data; a folder with train/ and test/ inside gives both parts.
+        test: the test set; without any, a fifth of every class is held out.
+        protocol: names of protocols, comma-separated or a list: knn, linear, linear_sgd, few_shot.
+
+    Returns:
+        `{"encoder", "data", "split", "results": [{"protocol", "metric", "value", "low", "high", "n", "of", "settings"}]}`;
+        values are fractions, low and high a 95 % interval. Stored in the run folder when `what` is a run.
+    """
+    from tacit import evaluation
+    from tacit.data import open_splits
+    from tacit.evaluation.evaluate import check_protocols
+
+    names = protocol.split(",") if isinstance(protocol, str) else list(protocol)
+    check_protocols(names)
+    encoder = _encoder(what)
+    train, held_out = open_splits(data, test, channels=encoder.inputs.channels)
+    found = evaluation.evaluate(
+        encoder, train, held_out, names, seed=seed, baselines=baselines, workers=_workers(workers), progress=progress
+    )
+    result = {"encoder": _name(what), "data": str(data), "test": None if test is None else str(test), **found}
+    path = what.path if isinstance(what, Run) else what
+    if isinstance(path, str | os.PathLike) and Run.is_run(path):
+        evaluation.store(path, result)
+    return result
+
+
+def embed(
+    what: Any,
+    data: Any,
+    out: str | os.PathLike,
+    *,
+    workers: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """One vector a record: `path, vector` rows in a .parquet file, or a .npy array with the paths in a .txt beside it.
+
+    Unreadable records are left out and listed in the answer: `{"out", "rows", "width", "bad_files": [(name, reason)]}`.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from tacit.data import open_source
+    from tacit.evaluation import features
+
+    out = Path(out)
+    if out.suffix not in (".parquet", ".npy"):
+        raise UsageError(f"--out {out}: must end in .parquet or .npy.")
+    encoder = _encoder(what)
+    source = open_source(data, channels=encoder.inputs.channels, labels=None)
+    schema = pa.schema([("path", pa.string()), ("vector", pa.list_(pa.float32(), encoder.width))])
+    bad, names, arrays, rows = list(source.skipped), [], [], 0
+    with atomic(out) as temporary:
+        writer = pq.ParquetWriter(temporary, schema) if out.suffix == ".parquet" else None
+        for start in range(0, len(source), 8192):
+            part = source.select(np.arange(start, min(start + 8192, len(source))))
+            tell = progress and (lambda done, total, start=start: progress("embedding", start + done, len(source)))
+            found = features(encoder, part, workers=_workers(workers), progress=tell)
+            bad += found.bad
+            paths = [part.name(int(i)) for i in found.index]
+            rows += len(paths)
+            if writer is not None:
+                flat = pa.array(found.x.numpy().ravel())
+                vectors = pa.FixedSizeListArray.from_arrays(flat, encoder.width)
+                writer.write_table(pa.table([pa.array(paths), vectors], schema=schema))
+            else:
+                names += paths
+                arrays.append(found.x.numpy())
+        if writer is not None:
+            writer.close()
+        else:
+            with open(temporary, "wb") as f:
+                np.save(f, np.concatenate(arrays))
+    if writer is None:
+        write_text(out.with_suffix(".txt"), "\n".join(names) + "\n")
+    return {"out": str(out), "rows": rows, "width": encoder.width, "bad_files": bad}
+
+
+def export(what: Any, to: str, out: str | os.PathLike, *, check: bool = True) -> dict[str, Any]:
+    """The encoder in the form another tool loads: "timm", "transformers", "torch" or "onnx"; verified to agree."""
+    from tacit.export import export as export_encoder
+
+    return export_encoder(_encoder(what), to, Path(out), check=check)
+
+
+def report(runs: Any, out: str | os.PathLike, *, data: Any = None, limit: int = 2000, seed: int = 0) -> Path:
+    """One self-contained HTML page about one run, or several side by side."""
+    from tacit.report import report as write_report
+
+    many = runs if isinstance(runs, list | tuple) else [runs]
+    return write_report(
+        [run if isinstance(run, Run) else Run(run) for run in many], Path(out), data=data, limit=limit, seed=seed
+    )
+
+
+def methods_table(modality: str | None = None) -> list[dict[str, Any]]:
+    """Every method: `{"name", "title", "modality", "family", "paper", "presets", "settings", "needs"}`."""
+    from tacit.methods import METHODS, find
+
+    rows = []
+    for name in METHODS:
+        cls = find(name)
+        if modality in (None, cls.modality):
+            presets = {preset: to_dict(settings) for preset, settings in cls.presets.items()}
+            rows.append(
+                {
+                    "name": name, "title": cls.title, "modality": cls.modality, "family": cls.family, "paper": cls.paper,
+                    "presets": presets, "settings": describe(cls.presets["paper"]), "needs": sorted(cls.needs),
+                }
+            )  # fmt: skip
+    return rows
+
+
+def _encoder(what: Any):
+    from tacit import encoders
+
+    if isinstance(what, encoders.Encoder):
+        return what
+    return encoders.load(what.path if isinstance(what, Run) else what)
+
+
+def _name(what: Any) -> str:
+    return str(what.path) if isinstance(what, Run) else str(getattr(what, "name", what))
+
+
+def is_first_process() -> bool:
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def _workers(asked: int | None) -> int:
+    """One core is left for the training itself; a process more than that only takes turns."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(cores - 1, 16), 0) if asked is None else asked
+
+
+def _enough(source: Any, settings: Any) -> None:
+    if len(source) < settings.batch_size:
+        raise DataError(
+            f"{len(source):,} records are fewer than one batch of {settings.batch_size}. Set --batch-size to "
+            f"{len(source)} or less, or take --preset small."
+        )
+
+
+def _how_far(run: Run) -> str:
+    summary = run.summary
+    return f", {summary['steps']} steps done" if summary else ", not finished"
+
+
+def _same_run(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """A run that goes on must be the same run: one line for every setting that is not."""
+    wrong = []
+    for name in ("method", "seed", "steps", "init", "precision", "fingerprint", "weights"):
+        if before.get(name) != now[name]:
+            told = "the files of --data have changed" if name == "fingerprint" else f"{name} = {now[name]}"
+            wrong.append(f"{told}: the run was begun with {name} = {before.get(name)}.")
+    for name, value in now["settings"].items():
+        if name not in FREE and before["settings"].get(name) != value:
+            wrong.append(f"{name} = {value}: the run was begun with {name} = {before['settings'].get(name)}.")
+    if wrong:
+        raise BadSettings(
+            [*wrong, "Only how a run is watched and kept may change on --resume; else choose another --out."]
+        )
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)

@@ -1,0 +1,353 @@
+"""The command line: arguments in, a verb of `tacit.api` called, words for people or one JSON document out.
+
+Nothing heavy is imported before a verb runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Annotated
+
+import typer
+
+from tacit import __version__
+from tacit.errors import TacitError, UsageError
+
+app = typer.Typer(
+    name="tacit",
+    help="Learn encoders from unlabelled data.\n\nA first run:  tacit pretrain moby --preset small --data photos/ --out runs/moby",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+Workers = Annotated[int | None, typer.Option(help="Processes that read files. [default: spare cores]", min=0)]
+Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"tacit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method: its paper, presets and every setting.")] = None,
+    modality: Annotated[str | None, typer.Option(help="Only methods of this modality, for example image.")] = None,
+    json: Json = False,
+) -> None:
+    """What there is: published systems and their settings."""
+    from tacit import api
+    from tacit.methods import find
+
+    if name is not None:
+        find(name)
+    rows = [row for row in api.methods_table(modality) if name in (None, row["name"])]
+    if json:
+        print(api.to_json(rows))
+    elif name is not None:
+        _show_method(rows[0])
+    else:
+        _show_table(
+            ["method", "modality", "family", "paper"],
+            [[row[k] for k in ("name", "modality", "family", "paper")] for row in rows],
+        )
+
+
+@app.command()
+def pretrain(
+    method: Annotated[str | None, typer.Argument(help="A published system; see `tacit methods`.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder, .zip, .tar, .parquet, .arrow, .npy or hub:NAME; give it again to mix several."),
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="The run folder, new or (with --resume) begun.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Trunk: a timm name, or swin_tiny, deit_small, swin_mini, vit_mini.")
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="paper: as published. small: for a few thousand examples and one CPU or GPU. [default: paper]"
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the records.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps, in place of epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Records of one optimiser step, over all devices.")] = None,
+    set: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD=VALUE", help="Any setting; see `tacit methods NAME`.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="W,W,…", help="Shares of several --data in every epoch.")
+    ] = None,
+    val: Annotated[
+        str | None, typer.Option(help="Labelled data for the online k-NN; it never trains anything.")
+    ] = None,
+    init: Annotated[str | None, typer.Option(help="Weights to start from: run folder, .safetensors, .pth.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run was last saved.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Resolve everything, do one step, write nothing.")] = False,
+    max_bad: Annotated[
+        str, typer.Option(metavar="SHARE", help="Largest share of unreadable files, as 1% or 0.01.")
+    ] = "1%",
+    config: Annotated[str | None, typer.Option(help="A settings.yaml of another run, to do the same again.")] = None,
+    devices: Annotated[int, typer.Option(help="Devices (processes) on this machine.")] = 1,
+    nodes: Annotated[int, typer.Option(help="Machines, under torchrun or SLURM.")] = 1,
+    precision: Annotated[str, typer.Option(help="auto (bf16 where the hardware has it), 32, bf16 or 16.")] = "auto",
+    workers: Workers = None,
+    seed: Annotated[int | None, typer.Option(help="Everything random follows from it. [default: 0]")] = None,
+    json: Json = False,
+) -> None:
+    """Pre-train an encoder on a folder of files.
+
+    Example: tacit pretrain moby --preset small --data photos/ --out runs/moby
+    """
+    from tacit import api
+
+    given = _from_config(config) if config else {}
+    method = method or given.get("method")
+    data = data or given.get("data")
+    for value, name in ((method, "METHOD"), (data, "--data"), (out, "--out")):
+        if not value:
+            raise UsageError(f"{name} is missing. For example: tacit pretrain moby --data photos/ --out runs/moby")
+    shares = [_number(w, "--weights") for w in weights.split(",")] if weights else given.get("weights")
+    result = api.pretrain(
+        method, data if len(data) > 1 else data[0], out,
+        encoder=encoder, preset=preset or given.get("preset"), epochs=epochs, steps=steps or given.get("steps"),
+        batch_size=batch_size, set=[*given.get("set", []), *(set or [])], weights=shares, val=val or given.get("val"),
+        devices=devices, nodes=nodes, precision=precision, workers=workers,
+        seed=given.get("seed", 0) if seed is None else seed, resume=resume, init=init or given.get("init"),
+        max_bad=_share(max_bad), dry_run=dry_run,
+    )  # fmt: skip
+    if dry_run:
+        print(api.to_json(result)) if json else _show_rehearsal(result)
+    elif json and api.is_first_process():
+        print(api.to_json(result.summary))
+
+
+@app.command()
+def evaluate(
+    what: Annotated[str, typer.Argument(metavar="RUN|ENCODER", help="A run folder, an encoder folder or a timm name.")],
+    data: Annotated[str, typer.Option(help="Labelled data: class folders, or a folder with train/ and test/.")],
+    test: Annotated[
+        str | None, typer.Option(help="The test set. [default: test/ of --data, or a fifth held out]")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="Of knn, linear, linear_sgd, few_shot; comma-separated.")
+    ] = "knn,linear",
+    seed: Seed = 0,
+    workers: Workers = None,
+    json: Json = False,
+) -> None:
+    """Score an encoder on labelled data, beside random initialisation and the raw input.
+
+    Example: tacit evaluate runs/moby --data labelled/ --protocol knn,linear
+    """
+    from tacit import api, evaluation
+
+    with _bar() as progress:
+        result = api.evaluate(what, data, test, protocol, seed=seed, workers=workers, progress=progress)
+    if json:
+        print(api.to_json(result))
+        return
+    rows = evaluation.table(result)
+    _show_table(["protocol", "of", "accuracy", "95 % interval"], [list(row) for row in rows])
+    print(f"Test: {result['split']}, {result['results'][0]['n']:,} records. The encoder was in eval mode.")
+    _say_bad(result["bad_files"])
+
+
+@app.command()
+def embed(
+    what: Annotated[str, typer.Argument(metavar="RUN|ENCODER", help="A run folder, an encoder folder or a timm name.")],
+    data: Annotated[str, typer.Option(help="The files to embed.")],
+    out: Annotated[str, typer.Option(help="FILE.parquet (path, vector) or FILE.npy.")],
+    workers: Workers = None,
+    json: Json = False,
+) -> None:
+    """One vector a file.
+
+    Example: tacit embed runs/moby --data photos/ --out photos.parquet
+    """
+    from tacit import api
+
+    with _bar() as progress:
+        result = api.embed(what, data, out, workers=workers, progress=progress)
+    if json:
+        print(api.to_json(result))
+        return
+    print(f"{result['rows']:,} vectors of {result['width']} numbers in {result['out']}")
+    _say_bad(result["bad_files"])
+
+
+@app.command()
+def export(
+    what: Annotated[str, typer.Argument(metavar="RUN|ENCODER", help="A run folder, an encoder folder or a timm name.")],
+    to: Annotated[str, typer.Option(help="timm, transformers, torch or onnx.")],
+    out: Annotated[str, typer.Option(help="A new folder.")],
+    json: Json = False,
+) -> None:
+    """The encoder in the form another tool loads, verified to give the same features.
+
+    Example: tacit export runs/moby --to timm --out out/
+    """
+    from tacit import api
+
+    result = api.export(what, to, out)
+    if json:
+        print(api.to_json(result))
+        return
+    print(f"{result['out']}: features agree to {result['difference']:.1e} (tolerance {result['tolerance']:.0e}).")
+    print(f"How to load it: {result['out']}/README.md")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="One run folder, or several to compare.")],
+    out: Annotated[str, typer.Option(help="PAGE.html")],
+    data: Annotated[str | None, typer.Option(help="Files for maps and neighbours. [default: the run's own]")] = None,
+    limit: Annotated[int, typer.Option(help="Records shown in maps and neighbours.", min=10)] = 2000,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """One HTML page: curves, spectra, maps, neighbours, views, probes, bad files.
+
+    Example: tacit report runs/moby --out report.html
+    """
+    from tacit import api
+
+    path = api.report(runs, out, data=data, limit=limit, seed=seed)
+    print(api.to_json({"out": str(path)}) if json else f"Wrote {path}")
+
+
+def _from_config(path: str) -> dict:
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as f:
+            given = yaml.safe_load(f)
+        fields = given.pop("settings")
+    except (OSError, yaml.YAMLError, KeyError, AttributeError) as error:
+        raise UsageError(f"--config {path} is no settings.yaml of a run: {error}") from error
+    assignments = {
+        k: ",".join(map(str, v)) if isinstance(v, list) else "" if v is None else v for k, v in fields.items()
+    }
+    return {**given, "set": [f"{name}={value}" for name, value in assignments.items()]}
+
+
+def _share(text: str) -> float:
+    value = _number(text.removesuffix("%"), "--max-bad") / (100 if text.endswith("%") else 1)
+    if not 0 <= value <= 1:
+        raise UsageError(f"--max-bad {text}: must be a share from 0 to 1 or a percentage, such as 0.05 or 5%.")
+    return value
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(f"{name} {text!r}: must be a number.") from error
+
+
+@contextlib.contextmanager
+def _bar():
+    """A progress bar on stderr; yields the callback (what, done, total)."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        tasks: dict[str, int] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield tell
+
+
+def _show_table(titles: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in titles:
+        table.add_column(title)
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+def _show_method(row: dict) -> None:
+    print(f"{row['title']} ({row['name']}): {row['modality']}, {row['family']}\n{row['paper']}\n")
+    paper, small = row["presets"]["paper"], row["presets"]["small"]
+    _show_table(
+        ["setting", "paper", "small", "allowed", "what it is"],
+        [
+            [
+                s["name"],
+                paper[s["name"]],
+                "" if small[s["name"]] == paper[s["name"]] else small[s["name"]],
+                s["allowed"],
+                s["help"],
+            ]
+            for s in row["settings"]
+        ],
+    )
+
+
+def _show_rehearsal(result: dict) -> None:
+    print(f"Settings (preset {result['preset']}, seed {result['seed']}):")
+    for name, value in result["settings"].items():
+        print(f"  {name} = {value}")
+    print(
+        f"\n{result['records']:,} records, {result['steps_per_epoch']:,} steps an epoch, {result['steps']:,} in all\n"
+        f"{result['parameters']:,} trained parameters, {result['encoder_parameters']:,} of them the encoder's\n"
+        f"precision {result['precision']}; a step took {result['step_time']:.2f} s, so the run about "
+        f"{result['estimated_time']}\npeak memory {result['peak_memory_text']}. Nothing was written."
+    )
+
+
+def _say_bad(bad: list) -> None:
+    for name, reason in bad[:5]:
+        print(f"left out: {name}: {reason}", file=sys.stderr)
+    if len(bad) > 5:
+        print(f"… and {len(bad) - 5:,} more files that could not be read", file=sys.stderr)
+
+
+def main() -> None:
+    """Exit codes: 0 done, 1 the run failed, 2 the call was wrong."""
+    try:
+        code = app(standalone_mode=False)
+    except TacitError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        sys.exit(1)
+    except typer.Abort:
+        sys.exit(1)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # not one of the command line parser's own
+            raise
+        print(f"Error: {error.format_message()}", file=sys.stderr)
+        if getattr(error, "ctx", None) is not None:
+            print(f"Try: {error.ctx.command_path} --help", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Which record is seen when: a function of (seed, epoch) and the step, whatever the number of workers and devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from tacit.data.source import Source
+
+
+def epoch_order(source: Source, seed: int, epoch: int) -> np.ndarray:
+    """The order of one epoch: a permutation, or, for a weighted mixture, as many records drawn in proportion."""
+    rng = np.random.Generator(np.random.Philox(key=[seed % 2**64, 0], counter=[0, 0, epoch, 1]))
+    if source.weights is None:
+        return rng.permutation(len(source))
+    counts = np.floor(np.cumsum(source.weights) / sum(source.weights) * len(source) + 0.5).astype(np.int64)
+    wanted = np.diff(counts, prepend=0)
+    parts = []
+    for start, length, count in zip(source.starts, source.lengths, wanted, strict=True):
+        rounds = [rng.permutation(length) for _ in range(-(-count // length))]  # whole rounds first, then a part of one
+        parts.append(start + np.concatenate([*rounds, np.zeros(0, np.int64)])[:count].astype(np.int64))
+    return rng.permutation(np.concatenate(parts))
+
+
+class Batches(Sampler[list[tuple[int, int]]]):
+    """Micro-batches of `(epoch, index)` for one device, from step `start_step` to `total_steps`.
+
+    A step's global batch is cut into `accumulate` micro-batches and each of these into one part a device, so that the
+    records of step s are the same, in the same order, however many share the work. The last, short batch of an epoch
+    is left out, as the schedules of the papers count on.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch_size: int,
+        seed: int,
+        total_steps: int,
+        start_step: int = 0,
+        accumulate: int = 1,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        self.source, self.seed = source, seed
+        self.batch_size, self.accumulate = batch_size, accumulate
+        self.start_step, self.total_steps = start_step, total_steps
+        self.rank, self.world = rank, world
+        self.steps_per_epoch = len(source) // batch_size
+
+    def __len__(self) -> int:
+        return (self.total_steps - self.start_step) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, order = -1, None
+        part = self.batch_size // (self.accumulate * self.world)
+        for step in range(self.start_step, self.total_steps):
+            if step // self.steps_per_epoch != epoch:
+                epoch = step // self.steps_per_epoch
+                order = epoch_order(self.source, self.seed, epoch)
+            first = step % self.steps_per_epoch * self.batch_size
+            for micro in range(self.accumulate):
+                start = first + (micro * self.world + self.rank) * part
+                yield [(epoch, int(i)) for i in order[start : start + part]]
+
+
+def unvisited(source: Source, *, batch_size: int, seed: int, total_steps: int) -> np.ndarray:
+    """The records, in order, that no step of a run meets, because the short end of each epoch is left out."""
+    seen = np.zeros(len(source), dtype=bool)
+    per_epoch = len(source) // batch_size
+    for epoch in range(-(-total_steps // per_epoch)):
+        steps = min(per_epoch, total_steps - epoch * per_epoch)
+        seen[epoch_order(source, seed, epoch)[: steps * batch_size]] = True
+        if seen.all():
+            break
+    return np.flatnonzero(~seen)

@@ -1,0 +1,139 @@
+"""A folder of files, as people keep them: nested, mixed, with links and leftovers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tacit.data.index import Index, stored, write
+from tacit.data.picture import EXTENSIONS
+from tacit.errors import BadRecord, DataError
+
+
+@dataclass
+class Files:
+    root: str
+    index: Index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def name(self, index: int) -> str:
+        return self.index.at("name", index)
+
+    def read(self, index: int) -> bytes:
+        path = os.path.join(self.root, self.name(index))
+        try:
+            with open(path, "rb") as f:
+                return f.read()
+        except FileNotFoundError as error:
+            raise BadRecord("gone since the folder was listed") from error
+        except PermissionError as error:
+            raise BadRecord("permission denied") from error
+        except OSError as error:
+            raise BadRecord(f"cannot be read ({error.strerror})") from error
+
+
+def index_folder(root: Path, cache: str | os.PathLike | None = None) -> Index:
+    """Names relative to `root` in sorted order, with a class for each where every file lies in a first-level folder.
+
+    The index is kept and used again while no folder has changed. Raises `DataError` when there is nothing to read.
+    """
+
+    def unchanged(facts: dict) -> bool:
+        try:
+            return all(os.stat(root / folder).st_mtime_ns == stamp for folder, stamp in facts["folders"])
+        except OSError:
+            return False
+
+    path, index = stored("folder", str(root.resolve()), cache, unchanged)
+    return index if index is not None else _build(root, path)
+
+
+def _build(root: Path, path: Path) -> Index:
+    names, skipped, links, folders, other = [], [], [], [], set()
+    for kind, name in _walk(root, folders, skipped):
+        if kind == "file":
+            names.append(name)
+        elif kind == "link":
+            links.append(name)
+        else:
+            other.add(kind)
+    names, duplicates = _with_links(root, names, links, skipped)
+    if not names:
+        raise DataError(_nothing(root, skipped, other))
+    names.sort()
+    column = pa.array(names, pa.large_string())
+    first = [name.partition(os.sep)[0] if os.sep in name else None for name in names]
+    classes = sorted(set(first)) if None not in first else []
+    columns = {"name": column}
+    if len(classes) >= 2:
+        number = {name: i for i, name in enumerate(classes)}
+        columns["label"] = pa.array(np.fromiter((number[f] for f in first), np.int64, len(first)))
+    facts = {
+        "classes": classes if len(classes) >= 2 else None,
+        "skipped": sorted(skipped),
+        "duplicates": duplicates,
+        "folders": folders,
+    }
+    return write(path, columns, facts)
+
+
+def _walk(root: Path, folders: list, skipped: list) -> Iterator[tuple[str, str]]:
+    """("file" or "link", name) of every image, by its extension; (extension, "") of what is not one."""
+    pending, seen = [""], set()
+    while pending:
+        folder = pending.pop()
+        try:
+            stat = os.stat(root / folder)
+            if (stat.st_dev, stat.st_ino) in seen:  # a link that leads back
+                continue
+            seen.add((stat.st_dev, stat.st_ino))
+            folders.append((folder, stat.st_mtime_ns))
+            entries = list(os.scandir(root / folder))
+        except OSError as error:
+            skipped.append((folder or ".", f"folder cannot be read ({error.strerror})"))
+            continue
+        for entry in entries:
+            if entry.name.startswith((".", "__MACOSX")):
+                continue
+            name = os.path.join(folder, entry.name)
+            extension = os.path.splitext(entry.name)[1].lower()
+            if entry.is_dir():
+                pending.append(name)
+            elif extension not in EXTENSIONS:
+                yield extension or "no extension", ""
+            else:
+                yield "link" if entry.is_symlink() else "file", name
+
+
+def _with_links(root: Path, names: list[str], links: list[str], skipped: list) -> tuple[list[str], int]:
+    """Add the links that name a file of their own; say which are broken; count those that repeat a file."""
+    if not links:
+        return names, 0
+    seen = {os.path.realpath(root / name) for name in names}
+    duplicates = 0
+    for link in sorted(links):
+        target = os.path.realpath(root / link)
+        if not os.path.exists(target):
+            skipped.append((link, "broken link"))
+        elif target in seen:
+            duplicates += 1
+        else:
+            seen.add(target)
+            names.append(link)
+    return names, duplicates
+
+
+def _nothing(root: Path, skipped: list, other: set[str]) -> str:
+    if skipped:
+        return f"{root} holds no readable image: {skipped[0][0]}: {skipped[0][1]}" + (
+            f" (and {len(skipped) - 1} more)." if len(skipped) > 1 else "."
+        )
+    found = f" It holds files of other kinds: {', '.join(sorted(other)[:6])}." if other else " It is empty."
+    return f"{root} holds no image.{found} Images are: {' '.join(sorted(EXTENSIONS))}."

@@ -1,0 +1,170 @@
+"""Whatever a user calls data, opened: the one place that knows every container."""
+
+from __future__ import annotations
+
+import os
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tacit.data.archive import Members, index_tars, index_zip
+from tacit.data.folder import Files, index_folder
+from tacit.data.index import Index
+from tacit.data.source import Source, Store
+from tacit.data.table import from_array, from_rows, load_rows
+from tacit.errors import DataError
+
+TABLES = {".parquet": "parquet", ".arrow": "arrow"}
+
+
+def open_source(
+    data: Any, *, channels: int = 3, labels: str | None = "auto", cache: str | os.PathLike | None = None
+) -> Source:
+    """Open a user's data as records.
+
+    Args:
+        data: a folder (class folders become labels), a .zip (labels from `<stem>_map.txt` or class folders), a .tar or
+            a pattern or folder of them (WebDataset), a .parquet or .arrow file or a folder of them,
+            `hub:NAME` or `hub:NAME:SPLIT`, a .npy file or an array of images [N, H, W(, C)], a `datasets.Dataset`.
+        channels: channels of the pictures.
+        labels: "auto" takes labels where there are any, None leaves them out.
+        cache: where indices are kept; $TACIT_CACHE or ~/.cache/tacit when left out.
+
+    Raises:
+        DataError: nothing there, or nothing that can be read.
+    """
+    source = _open(data, channels, cache)
+    if labels is None:
+        source.labels = source.classes = None
+    return source
+
+
+def open_splits(data: Any, test: Any = None, *, channels: int = 3) -> tuple[Source, Source | None]:
+    """Train and test of a labelled set: `data` with train/ and test/ inside (folders or Parquet files), or one and `test`.
+
+    The test labels follow the training set's class names. The second is None when there is no test set.
+    """
+    if test is None and isinstance(data, str | os.PathLike) and Path(data).is_dir():
+        train_part, test_part = _part(Path(data), "train"), _part(Path(data), "test", "val", "validation")
+        if train_part and test_part:
+            data, test = train_part, test_part
+    train = open_source(data, channels=channels)
+    if test is None:
+        return train, None
+    held_out = open_source(test, channels=channels)
+    if train.classes and held_out.classes and train.classes != held_out.classes:
+        if unknown := [c for c in held_out.classes if c not in train.classes]:
+            raise DataError(f"{test} has classes that {data} has not: {', '.join(unknown[:5])}.")
+        held_out.labels = np.array([train.classes.index(c) for c in held_out.classes])[held_out.labels]
+        held_out.classes = train.classes
+    return train, held_out
+
+
+def _part(folder: Path, *names: str) -> Path | None:
+    candidates = [folder / f"{name}{end}" for name in names for end in ("", ".parquet", ".zip", ".npy")]
+    return next((c for c in candidates if c.exists()), None)
+
+
+def _open(data: Any, channels: int, cache: str | os.PathLike | None) -> Source:
+    if isinstance(data, np.ndarray):
+        store, fingerprint = from_array(data, "array")
+        return Source(store, channels, None, None, fingerprint)
+    if type(data).__module__.startswith("datasets."):
+        return _of_rows(data, "dataset", channels)
+    text = os.fspath(data)
+    if text.startswith("hub:"):
+        name, _, split = text[4:].partition(":")
+        return _of_rows(load_rows(None, "hub", name, split or None), name, channels)
+    path = Path(text)
+    if any(c in text for c in "*?{[") and not path.exists():
+        return _open_pattern(text, channels, cache)
+    if not path.exists():
+        raise DataError(f"{path} does not exist.{_near(path)}")
+    if path.is_dir():
+        return _open_folder(path, channels, cache)
+    suffix = path.suffix.lower()
+    if suffix == ".zip":
+        index = index_zip(path, cache)
+        return _of_index(Members([str(path)], index), index, channels)
+    if suffix == ".tar":
+        return _open_tars([path], channels, cache)
+    if suffix in TABLES:
+        return _of_rows(load_rows([str(path)], TABLES[suffix]), path.name, channels)
+    if suffix == ".npy":
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise DataError(f"{path} is no array of numbers: {error}") from error
+        store, fingerprint = from_array(array, path.name, str(path.resolve()))
+        return Source(store, channels, None, None, fingerprint)
+    raise DataError(
+        f"{path} is a single file. Give the folder it lies in ({path.parent}), or a .zip, .tar, .parquet, .arrow or .npy."
+    )
+
+
+def _open_folder(path: Path, channels: int, cache: str | os.PathLike | None) -> Source:
+    """Ordinary files, unless the folder holds nothing but shards or tables."""
+    visible = (
+        [p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")] if os.access(path, os.R_OK) else []
+    )
+    suffixes = {p.suffix.lower() for p in visible}
+    tars = sorted(p for p in visible if p.suffix.lower() == ".tar")
+    if tars and suffixes <= {".tar", ".json", ".txt", ".md"}:
+        return _open_tars(tars, channels, cache)
+    for suffix, kind in TABLES.items():
+        tables = sorted(str(p) for p in visible if p.suffix.lower() == suffix)
+        if tables and suffixes <= {suffix, ".json", ".txt", ".md"}:
+            return _of_rows(load_rows(tables, kind), path.name, channels)
+    index = index_folder(path, cache)
+    return _of_index(Files(str(path), index), index, channels)
+
+
+def _open_pattern(pattern: str, channels: int, cache: str | os.PathLike | None) -> Source:
+    paths = sorted(Path(p) for one in _braces(pattern) for p in glob(one))
+    if not paths:
+        raise DataError(f"{pattern} matches no file.")
+    if {p.suffix.lower() for p in paths} == {".tar"}:
+        return _open_tars(paths, channels, cache)
+    suffix = paths[0].suffix.lower()
+    if suffix in TABLES and all(p.suffix.lower() == suffix for p in paths):
+        return _of_rows(load_rows([str(p) for p in paths], TABLES[suffix]), pattern, channels)
+    raise DataError(f"{pattern}: a pattern names .tar, .parquet or .arrow files; give a folder for image files.")
+
+
+def _braces(pattern: str) -> list[str]:
+    """`x-{000..002}.tar` -> three names."""
+    before, brace, rest = pattern.partition("{")
+    inside, close, after = rest.partition("}")
+    first, dots, last = inside.partition("..")
+    if not (brace and close and dots and first.isdigit() and last.isdigit()):
+        return [pattern]
+    return [f"{before}{n:0{len(first)}d}{after}" for n in range(int(first), int(last) + 1)]
+
+
+def _open_tars(paths: list[Path], channels: int, cache: str | os.PathLike | None) -> Source:
+    index = index_tars(paths, cache)
+    return _of_index(Members([str(p) for p in paths], index), index, channels)
+
+
+def _of_index(store: Store, index: Index, channels: int) -> Source:
+    facts = index.facts
+    skipped = [(name, reason) for name, reason in facts["skipped"]]
+    return Source(
+        store, channels, index.labels(), facts["classes"], index.fingerprint(), skipped, facts["duplicates"]
+    )  # fmt: skip
+
+
+def _of_rows(rows: Any, title: str, channels: int) -> Source:
+    store, labels, classes, fingerprint = from_rows(rows, title)
+    return Source(store, channels, labels, classes, fingerprint)
+
+
+def _near(path: Path) -> str:
+    """What does exist beside a path that does not."""
+    parent = path.parent
+    if not parent.is_dir():
+        return f" Neither does {parent}."
+    inside = sorted(p.name for p in parent.iterdir() if not p.name.startswith("."))[:6]
+    return f" {parent} holds: {', '.join(inside) or 'nothing'}."

@@ -1,0 +1,273 @@
+"""One image, decoded once and no larger than its crops need."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tacit.errors import BadRecord
+
+EXTENSIONS = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".jp2",
+        ".avif",
+        ".npy",
+    ]
+)
+ORIENTATION = 0x0112  # the EXIF tag
+RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+SIGNATURES = {
+    b"<": "HTML or XML",
+    b"PK": "a zip",
+    b"%PDF": "a PDF",
+    b"{": "JSON",
+    b"\x1f\x8b": "gzip",
+    b"MZ": "a program",
+}
+
+# Pillow refuses more than twice its warning limit (about 179 megapixels); below that a large picture is a picture.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class Cut(NamedTuple):
+    """A rectangle of the full-scale picture, in pixels from its top left, and the size [h, w] it is resized to."""
+
+    top: float
+    left: float
+    height: float
+    width: float
+    size: tuple[int, int]
+    interpolation: str = "bilinear"
+    flip: bool = False
+
+
+class Picture:
+    """A picture of `channels` channels from an encoded file or an array [H, W] or [H, W, C].
+
+    `height` and `width` are known before anything is decoded, at full scale and after EXIF rotation. Everything that
+    can be wrong with a file raises `BadRecord` with a short reason.
+
+    Values come as uint8, or as float32 in [0, 1] where the file holds 16 bits or floats. Grey becomes colour by
+    repetition and colour grey by its luma; palettes and CMYK become RGB, alpha is dropped unless four channels are
+    asked for; of an animation the first frame counts. Any other number of channels must be just what is asked for.
+    """
+
+    def __init__(self, data: bytes | np.ndarray, channels: int = 3):
+        self.channels = channels
+        self._image: Image.Image | None = None
+        self._array: np.ndarray | None = None
+        if isinstance(data, np.ndarray):
+            self._array = _checked(data, channels)
+        elif data[:6] == b"\x93NUMPY":
+            self._array = _checked(_decode(lambda: np.load(io.BytesIO(data), allow_pickle=False)), channels)
+        elif _is_tiff(data) and _wants_tifffile(data, channels):
+            self._array = _checked(_read_tiff(data), channels)
+        else:
+            self._image = _open(data)
+        if self._array is not None:
+            self.height, self.width = self._array.shape[:2]
+        else:
+            self.width, self.height = self._image.size
+            if self._image.getexif().get(ORIENTATION, 1) >= 5:
+                self.width, self.height = self.height, self.width
+
+    def crops(self, cuts: list[Cut]) -> list[np.ndarray]:
+        """Each cut as [h, w, C]. A JPEG is decoded at 1/2, 1/4 or 1/8 scale where no cut can tell."""
+        if self._array is not None:
+            return [_crop_array(self._array, cut) for cut in cuts]
+        shrink = min(min(cut.height / cut.size[0], cut.width / cut.size[1]) for cut in cuts)
+        image = self._pixels(shrink)
+        fy, fx = image.size[1] / self.height, image.size[0] / self.width
+        return [_crop(image, cut, fy, fx) for cut in cuts]
+
+    def array(self) -> np.ndarray:
+        """The whole picture at full scale: [H, W, C]."""
+        return self._array if self._array is not None else _hwc(np.asarray(self._pixels(1.0)))
+
+    def _pixels(self, shrink: float) -> Image.Image:
+        image = self._image
+
+        def load() -> Image.Image:
+            if image.format == "JPEG" and shrink >= 2:
+                image.draft(image.mode, (int(image.width // shrink) + 1, int(image.height // shrink) + 1))
+            image.load()
+            return _in_channels(ImageOps.exif_transpose(image), self.channels)
+
+        return _decode(load)
+
+
+def _decode(read):
+    """Decoders meet hostile bytes and raise nearly anything; every failure is this one record's, never the run's."""
+    try:
+        return read()
+    except BadRecord:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadRecord("too large (more than 179 million pixels)") from error
+    except MemoryError as error:
+        raise BadRecord("too large for the memory") from error
+    except Exception as error:
+        text = str(error).lower()
+        cut = isinstance(error, EOFError) or any(w in text for w in ("truncated", "incomplete", "not enough", "end of"))
+        raise BadRecord("truncated" if cut else f"cannot be decoded ({type(error).__name__})") from error
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise BadRecord("empty file")
+    try:
+        image = _decode_header(data)
+    except UnidentifiedImageError as error:
+        raise BadRecord(f"not an image{_looks_like(data)}") from error
+    if 0 in image.size:
+        raise BadRecord("no pixels")
+    return image
+
+
+def _decode_header(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadRecord("too large (more than 179 million pixels)") from error
+    except Exception as error:  # a plugin that fell over a malformed header
+        raise BadRecord(f"cannot be decoded ({type(error).__name__})") from error
+
+
+def _looks_like(data: bytes) -> str:
+    head = data[:64].lstrip()
+    for start, name in SIGNATURES.items():
+        if head.startswith(start):
+            return f" (looks like {name})"
+    if not any(data[:64]):
+        return " (zeros)"
+    return " (looks like text)" if all(32 <= b < 127 or b in (9, 10, 13) for b in data[:64]) else ""
+
+
+def _in_channels(image: Image.Image, channels: int) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        if channels not in (1, 3):
+            raise BadRecord(_channels_differ(1, channels))
+        values = _unit(np.asarray(image))
+        return Image.fromarray(values)  # mode F, one band: repeated after the crop
+    if channels == 1:
+        return image if image.mode == "L" else image.convert("L")
+    if channels == 3:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    if channels == 4 and "transparency" in image.info and image.mode == "P":
+        return image.convert("RGBA")
+    if channels == 4 and image.mode == "RGBA":
+        return image
+    raise BadRecord(_channels_differ(3 if image.mode in ("P", "CMYK", "YCbCr") else len(image.getbands()), channels))
+
+
+def _channels_differ(has: int, wants: int) -> str:
+    return f"{has} channel{'s' * (has > 1)}, the run expects {wants} (--set channels={has})"
+
+
+def _crop(image: Image.Image, cut: Cut, fy: float, fx: float) -> np.ndarray:
+    left, top = max(cut.left * fx, 0.0), max(cut.top * fy, 0.0)
+    right = min((cut.left + cut.width) * fx, image.width)
+    bottom = min((cut.top + cut.height) * fy, image.height)
+    h, w = cut.size
+    resized = image.resize((w, h), RESAMPLE[cut.interpolation], box=(left, top, right, bottom))
+    pixels = _hwc(np.asarray(resized))
+    return pixels[:, ::-1] if cut.flip else pixels
+
+
+def _crop_array(array: np.ndarray, cut: Cut) -> np.ndarray:
+    """Pillow resizes one band of any type, and three of uint8 at once."""
+    if array.dtype == np.uint8 and array.shape[2] == 3:
+        return _crop(Image.fromarray(array), cut, 1.0, 1.0)
+    bands = [_crop(Image.fromarray(np.ascontiguousarray(array[:, :, c])), cut, 1.0, 1.0) for c in range(array.shape[2])]
+    return np.concatenate(bands, axis=2)
+
+
+def _hwc(pixels: np.ndarray) -> np.ndarray:
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _checked(array: np.ndarray, channels: int) -> np.ndarray:
+    """[H, W], [H, W, C] or [C, H, W] of numbers -> [H, W, channels], uint8 or float32 in [0, 1]."""
+    if array.dtype.kind not in "uifb" or array.ndim not in (2, 3):
+        raise BadRecord(f"not an image (an array {list(array.shape)} of {array.dtype})")
+    if 0 in array.shape:
+        raise BadRecord("no pixels")
+    if array.ndim == 2:
+        array = array[:, :, None]
+    elif array.shape[2] != channels and array.shape[0] == channels:
+        array = np.moveaxis(array, 0, 2)
+    array = array if array.dtype == np.uint8 else _unit(array)
+    if array.shape[2] == channels:
+        return array
+    if array.shape[2] == 1 and channels == 3:
+        return np.repeat(array, 3, axis=2)
+    if array.shape[2] in (3, 4) and channels == 1:
+        luma = array[:, :, :3] @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+        return (luma.round().astype(np.uint8) if array.dtype == np.uint8 else luma.astype(np.float32))[:, :, None]
+    if array.shape[2] == 4 and channels == 3:
+        return array[:, :, :3]
+    raise BadRecord(_channels_differ(array.shape[2], channels))
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    """Integers over the range of their type, floats as they are: float32 in [0, 1]."""
+    if values.dtype.kind == "b":
+        return values.astype(np.float32)
+    if values.dtype.kind in "ui":
+        top = 65535 if values.dtype.itemsize == 4 else np.iinfo(values.dtype).max  # Pillow's I holds 16 bits
+        values = values.astype(np.float32) / top
+    values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise BadRecord("NaN or infinite values")
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 1:
+        raise BadRecord(f"values from {low:.4g} to {high:.4g}, floats must lie in 0 to 1")
+    return values
+
+
+def _is_tiff(data: bytes) -> bool:
+    return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _wants_tifffile(data: bytes, channels: int) -> bool:
+    """Pillow reads one page of ordinary colour; several pages or bands as channels, and 16-bit colour, it does not."""
+    if channels not in (1, 3):
+        return True
+    try:
+        _decode_header(data)
+    except (UnidentifiedImageError, BadRecord):
+        return True
+    return False
+
+
+def _read_tiff(data: bytes) -> np.ndarray:
+    import tifffile
+
+    def read() -> np.ndarray:
+        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+            series = tiff.series[0]
+            if int(np.prod(series.shape)) > 2 * Image.MAX_IMAGE_PIXELS * 4:
+                raise BadRecord(f"too large ({' x '.join(map(str, series.shape))})")
+            return series.asarray()
+
+    return _decode(read)

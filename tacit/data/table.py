@@ -1,0 +1,124 @@
+"""Images in rows: Parquet and Arrow files and hub names through `datasets`, and NumPy arrays."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tacit.errors import BadRecord, DataError, MissingExtra
+
+IMAGE_NAMES = ("image", "img", "jpg", "png", "picture", "pixels")
+LABEL_NAMES = ("label", "labels", "target", "class", "fine_label")
+
+
+@dataclass
+class Rows:
+    """Rows of a `datasets.Dataset`, which stays memory-mapped; images are read as stored, undecoded."""
+
+    rows: Any
+    column: str
+    title: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, index: int) -> str:
+        return f"{self.title}#{index}"
+
+    def read(self, index: int) -> bytes | np.ndarray:
+        value = self.rows[int(index)][self.column]
+        if isinstance(value, dict):
+            if value.get("bytes") is not None:
+                return value["bytes"]
+            try:
+                return Path(value.get("path") or "").read_bytes()
+            except OSError as error:
+                raise BadRecord(f"cannot be read ({error.strerror})") from error
+        if value is None:
+            raise BadRecord("no image in this row")
+        return value if isinstance(value, bytes) else np.asarray(value)
+
+
+@dataclass
+class Pixels:
+    """An array of images [N, H, W] or [N, H, W, C]; from a file it is memory-mapped, and pickled as its path."""
+
+    array: np.ndarray
+    title: str
+    path: str | None = None
+
+    def __getstate__(self) -> dict:
+        return {"array": None if self.path else self.array, "title": self.title, "path": self.path}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        if self.path:
+            self.array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def name(self, index: int) -> str:
+        return f"{self.title}#{index}"
+
+    def read(self, index: int) -> np.ndarray:
+        return np.array(self.array[index])
+
+
+def load_rows(files: list[str] | None, kind: str, hub: str | None = None, split: str | None = None) -> Any:
+    """A `datasets.Dataset` from Parquet or Arrow files, or from a hub name."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtra("reading Parquet, Arrow and hub data sets", "datasets", "datasets") from error
+    datasets.disable_progress_bars()
+    try:
+        if hub is not None:
+            return datasets.load_dataset(hub, split=split or "train")
+        return datasets.load_dataset(kind, data_files=files, split="train")
+    except Exception as error:  # whatever `datasets` and its back ends raise, the user needs its words and our place
+        raise DataError(f"{hub or files[0]} cannot be loaded: {type(error).__name__}: {str(error)[:300]}") from error
+
+
+def from_rows(rows: Any, title: str) -> tuple[Rows, np.ndarray | None, list[str] | None, str]:
+    """Store, labels, classes and fingerprint of a `datasets.Dataset`; the image column by its type or name."""
+    import datasets
+
+    features = rows.features
+    column = next((n for n, f in features.items() if isinstance(f, datasets.Image)), None)
+    column = column or next((n for n in IMAGE_NAMES if n in features), None)
+    if column is None:
+        raise DataError(f"{title} has no image column (columns: {', '.join(features)}); name it `image`.")
+    if isinstance(features[column], datasets.Image):
+        rows = rows.cast_column(column, datasets.Image(decode=False))
+    label = next((n for n, f in features.items() if isinstance(f, datasets.ClassLabel)), None)
+    label = label or next((n for n in LABEL_NAMES if n in features), None)
+    labels = classes = None
+    if label is not None:
+        labels, classes = _labels(rows[label][:], features[label], f"{title}, column {label!r}")
+    digest = hashlib.blake2b(f"{title} {len(rows)} {rows._fingerprint}".encode(), digest_size=16).hexdigest()
+    return Rows(rows.select_columns([column]), column, title), labels, classes, digest
+
+
+def _labels(values: list, feature: Any, where: str) -> tuple[np.ndarray, list[str]]:
+    if any(v is None for v in values):
+        raise DataError(f"{where}: {sum(v is None for v in values)} labels are missing.")
+    names = getattr(feature, "names", None)
+    if names:
+        return np.asarray(values, dtype=np.int64), list(names)
+    distinct = sorted(set(values))
+    number = {value: i for i, value in enumerate(distinct)}
+    return np.array([number[v] for v in values], dtype=np.int64), [str(v) for v in distinct]
+
+
+def from_array(array: np.ndarray, title: str, path: str | None = None) -> tuple[Pixels, str]:
+    """Store and fingerprint of an array of images."""
+    if array.ndim not in (3, 4) or not len(array):
+        raise DataError(f"{title}: an array of images is [N, H, W] or [N, H, W, C]; this one is {list(array.shape)}.")
+    head = np.ascontiguousarray(array[:: max(len(array) // 64, 1)])
+    digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode() + head.tobytes(), digest_size=16).hexdigest()
+    return Pixels(array, title, path), digest

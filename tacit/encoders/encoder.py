@@ -1,0 +1,80 @@
+"""Any timm trunk behind one small protocol: pooled feature, tokens, stage maps, and how its inputs are prepared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from tacit.views import Inputs
+
+
+class Encoder(nn.Module):
+    """A trunk without a classifier.
+
+    `encoder(x)` [B, C, H, W] -> [B, width]: the mean of the tokens after the last norm for Swin, the class token for
+    ViT and DeiT, and timm's own pooling for other trunks. `can` says what else it does: "tokens", "stages", "cls",
+    "mask_tokens" (a mask token may take a patch's place), "drop_tokens" (it runs on some of the tokens).
+    """
+
+    def __init__(self, trunk: nn.Module, *, name: str, arch: str, kwargs: dict[str, Any], norm: str, inputs: Inputs):
+        super().__init__()
+        self.trunk = trunk
+        self.name, self.arch, self.kwargs, self.norm_before_mlp = name, arch, kwargs, norm
+        self.inputs = inputs
+        self.width: int = trunk.num_features
+
+    @property
+    def can(self) -> frozenset[str]:
+        able = {"tokens"}
+        if hasattr(self.trunk, "forward_intermediates"):
+            able.add("stages")
+        if hasattr(self.trunk, "blocks") and hasattr(self.trunk, "patch_embed"):
+            able |= {"mask_tokens", "drop_tokens"}
+        elif hasattr(self.trunk, "patch_embed"):
+            able.add("mask_tokens")
+        if getattr(self.trunk, "cls_token", None) is not None:
+            able.add("cls")
+        return frozenset(able)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.trunk(x)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Patch tokens after the last norm, row by row: [B, C, H, W] -> [B, N, D]."""
+        y = self.trunk.forward_features(x)
+        if y.ndim == 3:
+            return y[:, getattr(self.trunk, "num_prefix_tokens", 0) :]
+        if getattr(self.trunk, "output_fmt", "NCHW") != "NHWC":
+            y = y.permute(0, 2, 3, 1)
+        return y.flatten(1, 2)
+
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """Maps [B, C_i, H_i, W_i]: one a stage of a hierarchical trunk, one a block of a plain one."""
+        return self.trunk.forward_intermediates(x, intermediates_only=True, output_fmt="NCHW")
+
+
+def set_drop_path(encoder: Encoder, rate: float) -> Encoder:
+    """Stochastic depth rising linearly from 0 at the first block to `rate` at the last, per sample. Returns the encoder."""
+    blocks = [m for m in encoder.modules() if any(hasattr(m, name) for name in _SLOTS)]
+    for block, p in zip(blocks, torch.linspace(0, rate, len(blocks)).tolist(), strict=True):
+        for name in _SLOTS:
+            if hasattr(block, name):
+                setattr(block, name, DropPath(p) if p else nn.Identity())
+    return encoder
+
+
+_SLOTS = ("drop_path", "drop_path1", "drop_path2")
+
+
+class TokenBatchNorm(nn.Module):
+    """BatchNorm of [B, …, D] over all but the last axis; a norm for the MLP's input (Chen et al. 2021, MoCo v3, 4.4)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.bn = nn.BatchNorm1d(width)  # a child, so that it is turned into SyncBatchNorm with the others
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(x.flatten(0, -2)).view_as(x)

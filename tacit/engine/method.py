@@ -1,0 +1,67 @@
+"""What the engine asks of a method, and what a method may rely on. Every file under `methods/` is one such class."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from tacit.encoders import Encoder
+from tacit.engine.recipe import Recipe
+from tacit.engine.schedules import Progress
+from tacit.views import View
+
+
+class Step(NamedTuple):
+    """What a method makes of one batch.
+
+    terms: the loss is the sum of these scalars; each is logged as `loss/<name>`.
+    signals: detached tensors the monitors look at, any of
+        features [N, D]      the encoder's pooled features
+        embeddings [N, D]    what the loss compares, L2-normalised
+        positives [N, D]     row n belongs to the same record as row n of `embeddings`
+        negatives [D, K]     what every embedding is pushed away from
+        queue_age []         mean age of the negatives, in steps
+        and whatever the method's own `after_step` needs.
+    """
+
+    terms: dict[str, Tensor]
+    signals: dict[str, Tensor]
+
+
+class Method(nn.Module):
+    """A published system: it owns encoders, heads, teachers and the objective, and knows nothing of files or loops.
+
+    `Settings` is a frozen dataclass under `Recipe` whose defaults are the paper's; `presets` holds complete settings by
+    name, `paper` and `small` at least. The online encoder, the one handed over, is `self.encoder`.
+    """
+
+    title: ClassVar[str]
+    paper: ClassVar[str]  # authors, year, title, arXiv number
+    modality: ClassVar[str]
+    family: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()  # what the encoder must be able to do, see `Encoder.can`
+    Settings: ClassVar[type[Recipe]]
+    presets: ClassVar[dict[str, Recipe]]
+    tiny: ClassVar[dict[str, object]] = {}  # what the contract test changes in `small` to be fast
+
+    encoder: Encoder
+
+    @classmethod
+    def problems(cls, settings: Recipe) -> list[str]:
+        """What cannot work for this method, beyond `recipe.problems`: one sentence each."""
+        return []
+
+    def views(self) -> list[View]:
+        """The view pipelines, in the order in which `loss` gets their batches."""
+        raise NotImplementedError
+
+    def before_step(self, progress: Progress) -> None:
+        """Once an optimiser step, before its first micro-batch."""
+
+    def loss(self, views: list[dict[str, Tensor]], progress: Progress) -> Step:
+        """The loss of one micro-batch. It must not change any state that a backward pass needs."""
+        raise NotImplementedError
+
+    def after_step(self, signals: list[dict[str, Tensor]], progress: Progress) -> None:
+        """Once an optimiser step, after the update, with the signals of the step's micro-batches."""

@@ -1,0 +1,46 @@
+"""metrics.csv: one row a logged step, whole at any moment, continued where a run resumes."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+from tacit.run import atomic
+
+
+class MetricsFile:
+    """Rows are appended and flushed; a name not seen before rewrites the file with one more column, atomically."""
+
+    def __init__(self, path: Path, *, until: int | None = None):
+        """`until`: keep the rows of earlier runs up to this step and drop the rest, which will be made again."""
+        self.path = path
+        rows = _rows(path) if until is not None else []
+        rows = [row for row in rows if int(row["step"]) <= until]
+        self.columns = list(rows[0]) if rows else ["step"]
+        self._rewrite(rows)
+
+    def append(self, step: int, values: dict[str, float]) -> None:
+        row = {"step": step, **{name: f"{value:.7g}" for name, value in values.items()}}
+        if new := [name for name in row if name not in self.columns]:
+            self.columns += new
+            self._rewrite(_rows(self.path))
+        with open(self.path, "a", encoding="utf-8", newline="") as f:
+            csv.DictWriter(f, self.columns, restval="").writerow(row)
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        with atomic(self.path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as f:
+            writer = csv.DictWriter(f, self.columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """All whole rows; a last line cut short by a kill is left out."""
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", newline="") as f:
+        text = f.read()
+    whole = text[: text.rfind("\n") + 1].split(os.linesep if os.linesep in text else "\n")
+    rows = list(csv.DictReader(whole))
+    return [row for row in rows if row["step"] and None not in row.values() and None not in row]

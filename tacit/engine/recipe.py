@@ -1,0 +1,78 @@
+"""The settings every method shares: encoder, length, optimiser and how the run is kept. Methods change the defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tacit import encoders
+from tacit.settings import setting
+
+
+@dataclass(frozen=True)
+class Recipe:
+    encoder: str = setting("swin_tiny", "trunk: any timm name, or swin_tiny, deit_small, swin_mini, vit_mini")
+    size: int = setting(224, "side of the square inputs, in pixels", low=4)
+    channels: int = setting(3, "channels of the inputs", low=1)
+    patch: int | None = setting(None, "patch size, where the trunk lets it be chosen", low=1)
+    window: int | None = setting(None, "attention window of a Swin trunk, in patches", low=1)
+
+    epochs: int = setting(300, "passes over the records", low=1)
+    batch_size: int = setting(512, "records of one optimiser step, over all devices and micro-batches", low=1)
+    accumulate: int = setting(1, "micro-batches an optimiser step is split into", low=1)
+    lr: float = setting(
+        1e-3, "peak learning rate for `lr_batch` records a step; scaled by batch_size / lr_batch", low=0
+    )
+    lr_batch: int = setting(512, "batch size the learning rates are given for", low=1)
+    lr_warmup: float = setting(5e-7, "learning rate the warm-up starts from, scaled alike", low=0)
+    lr_end: float = setting(5e-6, "learning rate at the end, scaled alike", low=0)
+    lr_lag: int = setting(0, "the update of step i uses the rate of step i - lr_lag", low=0)
+    lr_cosine: str = setting(
+        "after_warmup",
+        "where the cosine counts from",
+        choices=("after_warmup", "from_zero"),
+    )
+    warmup_epochs: float = setting(5.0, "epochs of linear warm-up", low=0)
+    betas: tuple[float, float] = setting((0.9, 0.999), "AdamW's averages", low=0, high=1)
+    eps: float = setting(1e-8, "AdamW's epsilon", low=0)
+    weight_decay: float = setting(0.05, "decoupled weight decay; biases and other 1-D tensors are left out", low=0)
+    decay_positions: bool = setting(
+        True, "also decay relative-position tables, position embeddings and class tokens (2-D and 3-D tensors)"
+    )
+    clip: float | None = setting(None, "largest global gradient norm; nothing to leave gradients alone", low=0)
+
+    compile: bool = setting(False, "compile the encoders with torch.compile")
+    channels_last: bool = setting(False, "keep images and convolutions in channels-last order")
+    log_every: int = setting(10, "steps between two rows of metrics.csv", low=1)
+    check_every: float = setting(1.0, "epochs between two online k-NN checks (labelled data only)", low=0)
+    save_every: float = setting(1.0, "epochs between two saves of checkpoints/last.ckpt", low=0)
+    save_minutes: float = setting(15.0, "minutes after which last.ckpt is saved in any case", low=0)
+    keep_every: int = setting(0, "epochs between checkpoints that are kept as step-*.ckpt; 0 for none", low=0)
+    keep: int = setting(3, "how many step-*.ckpt to keep, the newest", low=1)
+    on_collapse: str = setting("stop", "what a collapse does to the run", choices=("stop", "warn"))
+    loggers: tuple[str, ...] = setting((), "more loggers beside CSV and TensorBoard: wandb, mlflow")
+
+
+def problems(recipe: Recipe, *, ranks: int = 1) -> list[str]:
+    """What cannot work whatever the method: the encoder's geometry and how a batch is split."""
+    found = encoders.problems(recipe.encoder, recipe.size, recipe.patch, recipe.window, recipe.channels)
+    parts = ranks * recipe.accumulate
+    if recipe.batch_size % parts:
+        below, above = max(recipe.batch_size // parts, 1) * parts, (recipe.batch_size // parts + 1) * parts
+        found.append(
+            f"batch_size = {recipe.batch_size}: must split evenly over {ranks} device{'s' * (ranks > 1)} x "
+            f"{recipe.accumulate} micro-batch{'es' * (recipe.accumulate > 1)} = {parts}; "
+            f"{recipe.batch_size} % {parts} = {recipe.batch_size % parts}. Set batch_size={below} or {above}."
+        )
+    if recipe.lr_end > recipe.lr or recipe.lr_warmup > recipe.lr:
+        found.append(
+            f"lr = {recipe.lr}: is the peak and may not lie below lr_warmup = {recipe.lr_warmup} or lr_end = {recipe.lr_end}."
+        )
+    for name in recipe.loggers:
+        if name not in ("wandb", "mlflow"):
+            found.append(f"loggers = {name}: must be wandb or mlflow (CSV and TensorBoard are always written).")
+    return found
+
+
+def per_device_batch(recipe: Recipe, ranks: int) -> int:
+    """Records of one forward pass of one device."""
+    return recipe.batch_size // (ranks * recipe.accumulate)

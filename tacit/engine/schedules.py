@@ -1,0 +1,39 @@
+"""Schedules as closed-form functions of the step: nothing counts, so nothing is lost when a run resumes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: `step` optimiser steps are done of `steps`, `steps_per_epoch` of them an epoch."""
+
+    step: int
+    steps: int
+    steps_per_epoch: int
+
+    @property
+    def epoch(self) -> float:
+        return self.step / self.steps_per_epoch
+
+
+def cosine(step: int, steps: int, start: float, end: float) -> float:
+    """Half a cosine from `start` at step 0 to `end` at step `steps`; `end` afterwards."""
+    return end + 0.5 * (start - end) * (1 + math.cos(math.pi * min(step / steps, 1.0)))
+
+
+def warmup_cosine(
+    step: int, steps: int, *, warmup: int, base: float, start: float, end: float, from_zero: bool = False
+) -> float:
+    """Linear from `start` to `base` over `warmup` steps, then a cosine to `end` at `steps`.
+
+    The cosine begins where the warm-up ends, or, with `from_zero`, it is evaluated at the absolute step, as timm 0.3's
+    scheduler does (MoBY, Swin): the rate then jumps a little below `base` at the end of the warm-up.
+    """
+    if step < warmup:
+        return start + step * (base - start) / warmup
+    if from_zero:
+        return cosine(step, steps, base, end)
+    return cosine(step - warmup, max(steps - warmup, 1), base, end)

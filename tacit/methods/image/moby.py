@@ -1,0 +1,133 @@
+"""MoBY: Self-Supervised Learning with Swin Transformers (Xie et al. 2021, arXiv 2105.04553).
+
+The key queue, InfoNCE and momentum encoder of MoCo v2 with the predictor, the asymmetric views and the two-way loss of
+BYOL, for transformers: AdamW, and drop path on the online branch alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tacit import encoders
+from tacit.engine import Method, Progress, Recipe, Step
+from tacit.engine.schedules import cosine
+from tacit.heads import mlp
+from tacit.objectives import info_nce
+from tacit.settings import setting
+from tacit.teachers import KeyQueue, ema_update, momentum_copy, queue_problems
+from tacit.views import Crop
+
+
+@dataclass(frozen=True)
+class Settings(Recipe):
+    # Section 6 of the official recipe: AdamW, cosine at the absolute step, updated one step late, clip 5.
+    lr_cosine: str = setting("from_zero", "where the cosine counts from", choices=("after_warmup", "from_zero"))
+    lr_lag: int = setting(1, "the update of step i uses the rate of step i - lr_lag", low=0)
+    clip: float | None = setting(5.0, "largest global gradient norm; nothing to leave gradients alone", low=0)
+
+    temperature: float = setting(0.2, "divides the similarities", low=1e-3)
+    queue_size: int = setting(4096, "keys in each of the two queues; a multiple of batch_size", low=1)
+    momentum: float = setting(0.99, "of the key branch at the first step; rises to 1 by a cosine", low=0, high=1)
+    drop_path: float = setting(0.2, "stochastic depth of the online encoder's last block", low=0, high=0.99)
+    key_drop_path: float = setting(0.0, "stochastic depth of the key encoder's last block", low=0, high=0.99)
+    norm_before_mlp: str = setting("ln", "norm before each MLP of the encoders", choices=("ln", "bn"))
+    hidden: int = setting(4096, "hidden width of projector and predictor", low=1)
+    out: int = setting(256, "width of the compared embeddings", low=1)
+    projector_layers: int = setting(2, "linear layers of the projector", low=0)
+    predictor_layers: int = setting(2, "linear layers of the predictor; 0 for none", low=0)
+    blur_sigma: tuple[float, float] = setting((0.1, 2.0), "range of the Gaussian blur's radius, in pixels", low=0)
+    min_area: float = setting(0.08, "smallest share of the image's area a view may hold", low=0.001, high=1)
+
+
+class MoBY(Method):
+    title = "MoBY"
+    paper = "Xie et al. 2021, Self-Supervised Learning with Swin Transformers, arXiv 2105.04553"
+    modality = "image"
+    family = "contrastive"
+    Settings = Settings
+    presets = {
+        "paper": Settings(),
+        # Some thousand small images on one CPU or GPU: the mechanism whole, batch and queue at half, heads at an eighth
+        # and a half, the blur's radius at half for inputs a seventh of the size, a fifteenth of the epochs.
+        "small": Settings(
+            encoder="swin_mini", size=32, epochs=20, batch_size=256, queue_size=2048, hidden=512, out=128,
+            blur_sigma=(0.1, 1.0),
+        ),
+    }  # fmt: skip
+    tiny = {"hidden": 32, "out": 16, "queue_size": 32}
+
+    @classmethod
+    def problems(cls, s: Settings) -> list[str]:
+        found = queue_problems(s.queue_size, s.batch_size)
+        if s.projector_layers == 0 and s.predictor_layers == 0:
+            found.append("projector_layers = 0 and predictor_layers = 0: at least one head must have a layer.")
+        return found
+
+    def __init__(self, s: Settings):
+        super().__init__()
+        self.s = s
+        self.encoder = encoders.build(
+            s.encoder, size=s.size, channels=s.channels, patch=s.patch, window=s.window,
+            drop_path=s.drop_path, norm_before_mlp=s.norm_before_mlp,
+        )  # fmt: skip
+        self.projector = mlp(self.encoder.width, s.hidden, s.out, s.projector_layers)
+        out = s.out if s.projector_layers else self.encoder.width
+        self.predictor = mlp(out, s.hidden, out, s.predictor_layers)
+        # The key branch stays in train mode: it normalises by its own batches and keeps its own running statistics.
+        self.key_encoder = encoders.set_drop_path(momentum_copy(self.encoder), s.key_drop_path)
+        self.key_projector = momentum_copy(self.projector)
+        self.queue = KeyQueue(views=2, width=out, length=s.queue_size)
+
+    def views(self) -> list[Crop]:
+        """T1 always blurs and never solarises, T2 blurs one in ten and solarises one in five; all else is shared."""
+        shared = Crop(
+            inputs=self.encoder.inputs, scale=(self.s.min_area, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5,
+            jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray_p=0.2, blur_sigma=self.s.blur_sigma,
+        )  # fmt: skip
+        return [
+            replace(shared, name="T1", blur_p=1.0, solarize_p=0.0),
+            replace(shared, name="T2", blur_p=0.1, solarize_p=0.2),
+        ]
+
+    def momentum(self, progress: Progress) -> float:
+        return cosine(progress.step, progress.steps, self.s.momentum, 1.0)
+
+    def before_step(self, progress: Progress) -> None:
+        # Before the key forward and before this step's update: the keys see the online weights the queries see.
+        m = self.momentum(progress)
+        ema_update(self.key_encoder, self.encoder, m)
+        ema_update(self.key_projector, self.projector, m)
+
+    def loss(self, views: list[dict[str, Tensor]], progress: Progress) -> Step:
+        images = [view["image"] for view in views]  # 2 x [B, C, H, W]
+        features = self.encode(self.encoder, images)  # 2 x [B, D]
+        q1, q2 = (F.normalize(self.predictor(self.projector(x)).float(), dim=1) for x in features)
+        with torch.no_grad():
+            k1, k2 = (F.normalize(self.key_projector(x).float(), dim=1) for x in self.encode(self.key_encoder, images))
+
+        queue1, queue2 = self.queue.keys  # as they were before this batch
+        t = self.s.temperature
+        terms = {"q1k2": info_nce(q1, k2, queue2, t), "q2k1": info_nce(q2, k1, queue1, t)}
+        signals = {
+            "features": features[0].detach(),
+            "embeddings": torch.cat([q1, q2]).detach(),
+            "positives": torch.cat([k2, k1]),
+            "negatives": queue2,
+            "keys": torch.stack([k1, k2]),
+            "momentum": torch.tensor(self.momentum(progress)),
+            "queue_age": torch.tensor(self.queue.age(self.s.batch_size)),
+        }
+        return Step(terms, signals)
+
+    def after_step(self, signals: list[dict[str, Tensor]], progress: Progress) -> None:
+        self.queue.enqueue(torch.cat([s["keys"] for s in signals], dim=1))
+
+    def encode(self, encoder: nn.Module, images: list[Tensor]) -> tuple[Tensor, ...]:
+        """Both views in one pass, unless a BatchNorm inside would mix their statistics."""
+        if self.s.norm_before_mlp == "bn":
+            return tuple(encoder(x) for x in images)
+        return encoder(torch.cat(images)).chunk(2)

@@ -1,0 +1,133 @@
+"""From records to batches: views drawn in the workers, finished in one pass where the model is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tacit.data import Source
+from tacit.errors import BadRecord, DataError
+from tacit.views.crop import View
+from tacit.views.inputs import Inputs
+from tacit.views.random import rng
+
+TRIES = 20
+REPLACEMENT = 1 << 40  # a view number no method has, for draws of a replacement record
+
+
+class Views(Dataset):
+    """`self[(epoch, index)]`: the crops of a record, one a view, with the parameters of what is still to be done.
+
+    A record that cannot be read is replaced by another, drawn from (seed, epoch, index) alone, and reported in `bad`.
+    """
+
+    def __init__(self, source: Source, views: Sequence[View], seed: int):
+        self.source, self.views, self.seed = source, list(views), seed
+        self._bad: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, wanted = key
+        bad = []
+        for attempt in range(TRIES):
+            index = wanted if not attempt else self._another(epoch, wanted, attempt)
+            try:
+                return {**self._read(epoch, index), "bad": bad}
+            except BadRecord as error:
+                self._bad[index] = str(error)
+                bad.append((index, self.source.name(index), str(error)))
+        raise DataError(
+            f"{TRIES} records in a row cannot be read, the last: {bad[-1][1]}: {bad[-1][2]}. "
+            "Is the folder what you meant, and is its disk still there?"
+        )
+
+    def _another(self, epoch: int, index: int, attempt: int) -> int:
+        return int(rng(self.seed, epoch, index, REPLACEMENT + attempt).integers(len(self.source)))
+
+    def _read(self, epoch: int, index: int) -> dict[str, Any]:
+        if index in self._bad:
+            raise BadRecord(self._bad[index])
+        record = self.source[index]
+        picture = record["image"]
+        params = [
+            view.draw(rng(self.seed, epoch, index, number), picture.height, picture.width)
+            for number, view in enumerate(self.views)
+        ]
+        crops = picture.crops([view.cut(p) for view, p in zip(self.views, params, strict=True)])
+        return {"crops": crops, "params": params, "index": index, "label": record.get("label", -1)}
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """`{"views": [{"image": [B, C, H, W], "params": {name: [B, …]}}, …], "index": [B], "label": [B], "bad": […]}`."""
+    views = []
+    for number in range(len(samples[0]["crops"])):
+        params = [sample["params"][number] for sample in samples]
+        views.append(
+            {
+                "image": stack([sample["crops"][number] for sample in samples]),
+                "params": {name: _column([p[name] for p in params]) for name in params[0]},
+            }
+        )
+    return {
+        "views": views,
+        "index": torch.tensor([sample["index"] for sample in samples]),
+        "label": torch.tensor([sample["label"] for sample in samples]),
+        "bad": [item for sample in samples for item in sample["bad"]],
+    }
+
+
+def finish(batch: dict[str, Any], views: Sequence[View]) -> list[dict[str, Tensor]]:
+    """What `loss` gets: every view of a collated batch, finished."""
+    return [v.finish(part["image"], part["params"]) for v, part in zip(views, batch["views"], strict=True)]
+
+
+def stack(images: list[np.ndarray]) -> Tensor:
+    """B x [H, W, C] -> [B, C, H, W]; bytes stay bytes unless a record of the batch has floats."""
+    if len({image.dtype for image in images}) > 1:
+        images = [i.astype(np.float32) / 255 if i.dtype == np.uint8 else i for i in images]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+
+def _column(values: list[Any]) -> Tensor:
+    column = torch.tensor(values)
+    return column.float() if column.is_floating_point() else column
+
+
+class Plain(Dataset):
+    """Records as an evaluation sees them: centre crop, nothing random, nothing replaced.
+
+    An unreadable record is `{"index", "reason"}` alone; `Plain.collate` leaves it out of the batch and lists it in `bad`.
+    """
+
+    def __init__(self, source: Source, inputs: Inputs):
+        self.source, self.inputs = source, inputs
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            record = self.source[index]
+            picture = record["image"]
+            (image,) = picture.crops([self.inputs.centre(picture.height, picture.width)])
+        except BadRecord as error:
+            return {"index": index, "reason": str(error)}
+        return {"image": image, "index": index, "label": record.get("label", -1)}
+
+    @staticmethod
+    def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """`{"image": [B, C, H, W] or None, "index": [B], "label": [B], "bad": [(index, reason), …]}`."""
+        good = [s for s in samples if "image" in s]
+        return {
+            "image": stack([s["image"] for s in good]) if good else None,
+            "index": torch.tensor([s["index"] for s in good], dtype=torch.long),
+            "label": torch.tensor([s["label"] for s in good], dtype=torch.long),
+            "bad": [(s["index"], s["reason"]) for s in samples if "reason" in s],
+        }
