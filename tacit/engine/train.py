@@ -26,6 +26,7 @@ from tacit.engine import monitors
 from tacit.engine.bad import BadFiles
 from tacit.engine.checkpoints import AtomicCheckpointIO, Saver
 from tacit.engine.journal import Journal, duration, size
+from tacit.engine.memory import keep_memory
 from tacit.engine.method import Method
 from tacit.engine.metrics import MetricsFile
 from tacit.engine.module import Training
@@ -36,6 +37,12 @@ from tacit.run import atomic, write_json
 from tacit.views import Views, collate
 
 PRECISIONS = {"auto": "", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}  # ours and Lightning's names
+
+
+# What Lightning says of hardware and tips is no news to a user of this program; its errors are.
+for _name in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", module=r"lightning\.")
 
 
 @dataclass(frozen=True)
@@ -124,6 +131,8 @@ class Interrupted(RunFailed):
 
 def build(cls: type[Method], settings: Recipe, plan: Plan, *, steps: int, per_epoch: int) -> Training:
     """The method with weights that depend on the seed alone, ready to train."""
+    if not torch.cuda.is_available():
+        keep_memory()
     torch.manual_seed(plan.seed)
     method = cls(settings)
     if settings.channels_last:
@@ -279,10 +288,7 @@ class _interrupts:
 class _clear_errors:
     """What torch raises for a dead worker or a full memory, in words a user can act on."""
 
-    def __enter__(self) -> None:
-        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
-        warnings.filterwarnings("ignore", module="lightning")
+    def __enter__(self) -> None: ...
 
     def __exit__(self, kind, error, _) -> None:
         if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
