@@ -1,0 +1,3 @@
+from tacit.export.export import TARGETS, export
+
+__all__ = ["TARGETS", "export"]

@@ -1,0 +1,43 @@
+"""For ONNX runtimes: one file with its weights inside and a free batch size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from tacit.encoders import Encoder
+from tacit.errors import MissingExtra
+from tacit.export import program
+from tacit.run import atomic
+
+FILE = "encoder.onnx"
+
+
+def write(encoder: Encoder, folder: Path) -> None:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  torch's exporter writes through it
+    except ImportError as error:
+        raise MissingExtra("export to onnx", error.name or "onnx", "export") from error
+    made = torch.onnx.export(
+        program.trace(encoder), dynamo=True, input_names=["image"], output_names=["features"], verbose=False
+    )
+    with atomic(folder / FILE) as temporary:
+        onnx.save_model(made.model_proto, str(temporary))
+
+
+def read(folder: Path):
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtra("checking an ONNX file", "onnxruntime", "export") from error
+    session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(None, {"image": x.numpy()})[0])
+
+
+def usage(encoder: Encoder) -> str:
+    shape = (1, encoder.inputs.channels, encoder.inputs.size, encoder.inputs.size)
+    return f"""import numpy, onnxruntime
+session = onnxruntime.InferenceSession("{FILE}")
+features = session.run(None, {{"image": numpy.zeros({shape}, numpy.float32)}})[0]"""

@@ -1,0 +1,47 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def short(value: float) -> str:
+    """Four digits at most: 0.0312, 12.5, 1,250, 48k, 3M, 2e-05."""
+    if not math.isfinite(value):
+        return "not a number" if math.isnan(value) else "infinite"
+    size = abs(value)
+    for limit, mark in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if size >= limit:
+            return f"{value / {'G': 1e9, 'M': 1e6, 'k': 1e3}[mark]:.3g}{mark}"
+    return f"{value:,.0f}" if size >= 1000 else f"{value:.3g}"
+
+
+def share(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} GiB"
+
+
+def duration(seconds: float) -> str:
+    s = round(seconds)
+    if s < 60:
+        return f"{s} s"
+    return f"{s // 60} min {s % 60:02d} s" if s < 3600 else f"{s // 3600} h {s % 3600 // 60:02d} min"
+
+
+def flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as rows: `{"a": {"b": [1, 2]}}` -> `[("a.b", "1, 2")]`."""
+    if isinstance(values, dict) and values:
+        return [row for key, value in values.items() for row in flat(value, f"{prefix}.{key}" if prefix else str(key))]
+    if isinstance(values, list):
+        shown = ", ".join(str(v) for v in values) or "none"
+    else:
+        shown = "none" if values in (None, {}) else str(values)
+    return [(prefix, shown)]
