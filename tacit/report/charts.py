@@ -83,6 +83,17 @@ class _Scale:
         within = [m * 10.0**d for d in decades[::step] for m in ((1, 2, 5) if len(decades) <= 3 else (1,))]
         return [t for t in within if self.low - 1e-9 <= math.log10(t) <= self.high + 1e-9]
 
+    def label(self, tick: float) -> str:
+        """With as many decimals as tell neighbouring ticks apart."""
+        if self.log or not 1e-3 <= max(abs(self.low), abs(self.high)) < 1e4:
+            return short(tick)
+        step = (self.high - self.low) / 4
+        return (
+            f"{tick:,.{max(0, 1 - math.floor(math.log10(step)))}f}".rstrip("0").rstrip(".")
+            if step < 10
+            else f"{tick:,.0f}"
+        )
+
 
 def _round_ticks(low: float, high: float, about: int = 4) -> list[float]:
     rough = (high - low) / about
@@ -98,11 +109,11 @@ def _axes(x: _Scale, y: _Scale, x_label: str, y_label: str) -> list[Html]:
     for tick in y.ticks():
         at = round(float(y(tick)), 1)
         parts.append(tag("line", x1=LEFT, x2=right, y1=at, y2=at, class_="grid"))
-        parts.append(tag("text", short(tick), x=LEFT - 6, y=at + 4, text_anchor="end"))
+        parts.append(tag("text", y.label(tick), x=LEFT - 6, y=at + 4, text_anchor="end"))
     for tick in x.ticks():
         at = round(float(x(tick)), 1)
         parts.append(tag("line", x1=at, x2=at, y1=bottom, y2=bottom + 4, class_="axis"))
-        parts.append(tag("text", short(tick), x=at, y=bottom + 16, text_anchor="middle"))
+        parts.append(tag("text", x.label(tick), x=at, y=bottom + 16, text_anchor="middle"))
     middle = (TOP + bottom) / 2
     parts.append(tag("path", d=f"M{LEFT} {TOP}V{bottom}H{right}", class_="axis"))
     parts.append(tag("text", x_label, x=(LEFT + right) / 2, y=HEIGHT - 6, text_anchor="middle", class_="label"))
@@ -139,6 +150,8 @@ def _thinned(s: Series) -> Series:
 
 def _summary(s: Series) -> str:
     finite = s.y[np.isfinite(s.y)]
+    if not len(s.y):
+        return "not logged"
     if not len(finite):
         return "no value is a number"
     ends = f"{short(s.y[0])} at first, {short(s.y[-1])} at last"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tacit.report.charts import Series, legend, line_chart
-from tacit.report.markup import Html, figure, join, note, section, tag
+from tacit.report.markup import Html, Section, figure, join, note, section, tag
 
 
 class Curve(NamedTuple):
@@ -27,11 +27,13 @@ CURVES: dict[str, Curve] = {
     ),
     "knn": Curve(
         "k-NN accuracy while training", "accuracy",
-        "The share of held-out records whose nearest neighbours name their class. Should rise; bad: falls while the loss falls.",
+        "The share of held-out records whose nearest neighbours name their class. Should rise; bad: falls while the "
+        "loss falls.",
     ),
     "embedding_rank": Curve(
         "Effective rank of embeddings", "directions",
-        "How many directions the outputs use, their mean taken out. Should rise or stay; bad: falls to 1 or 2, which is collapse.",
+        "How many directions the outputs use, their mean taken out. Should rise or stay; bad: falls to 1 or 2, which "
+        "is collapse.",
     ),
     "embedding_std": Curve(
         "Spread of embeddings", "spread",
@@ -39,7 +41,8 @@ CURVES: dict[str, Curve] = {
     ),
     "rankme": Curve(
         "RankMe of features", "effective rank",
-        "How many directions the encoder's features use, mean included. More is usually better; bad: falls and stays near 1.",
+        "How many directions the encoder's features use, mean included. More is usually better; bad: falls and stays "
+        "near 1.",
     ),
     "feature_std": Curve(
         "Spread of features", "spread",
@@ -62,22 +65,26 @@ CURVES: dict[str, Curve] = {
         "How evenly records cover the sphere: lower is more even, 0 is all in one point. Bad: rises to 0.",
     ),
     "grad_norm": Curve(
-        "Gradient norm", "norm", "Steady or slowly changing. Bad: spikes that grow, which announce a jump of the loss.", True
+        "Gradient norm", "norm", "Steady or slowly changing. Bad: spikes that grow, which announce a jump of the loss.",
+        log=True,
     ),
-    "lr": Curve("Learning rate", "lr", "What the settings ask for: a ramp, then a decline. Bad: a shape you did not ask for."),
-    "weight_decay": Curve("Weight decay", "weight decay", "As the settings ask. Bad: a shape you did not ask for."),
+    "lr": Curve("Learning rate", "lr", "As the settings ask: a ramp, then a decline. Bad: any other shape."),
+    "weight_decay": Curve("Weight decay", "weight decay", "As the settings ask. Bad: any other shape."),
     "momentum": Curve(
         "Teacher's momentum", "momentum",
         "How slowly the teacher follows; usually rises to 1. Bad: at 1 from the start, where it never learns.",
     ),
     "queue_age": Curve(
-        "Age of the queue", "steps", "How old the stored keys are. Fills up, then level. Bad: much older than an epoch has steps.",
+        "Age of the queue", "steps",
+        "How old the stored keys are. Fills up, then level. Bad: much older than an epoch has steps.",
     ),
     "throughput": Curve(
-        "Throughput", "records / s", "Level after the first steps. Bad: slow waves or a decline, often a slow disk or a hot machine."
+        "Throughput", "records / s",
+        "Level after the first steps. Bad: slow waves or a decline, often a slow disk or a hot machine.",
     ),
     "data_wait": Curve(
-        "Waiting for data", "share of a step", "Near 0. Bad: above 0.2, where more --workers or faster files would help."
+        "Waiting for data", "share of a step",
+        "Near 0. Bad: above 0.2, where more --workers or faster files would help.",
     ),
     "peak_memory": Curve("Peak memory", "GiB", "Level. Bad: climbs all the time.", scale=2**30),
 }  # fmt: skip
@@ -85,7 +92,7 @@ OTHER = "Logged by the method under this name; a sudden jump or a value that is 
 TERM = "One term of the loss. Terms that mirror one another should fall together; bad: one falls and the other stays."
 
 
-def curves_section(names: list[str], metrics: list[dict[str, list[tuple[int, float]]]]) -> Html:
+def curves_section(names: list[str], metrics: list[dict[str, list[tuple[int, float]]]]) -> Section:
     """`metrics` as `Run.metrics`, one a run of `names`."""
     title, anchor = "Curves", "curves"
     if not any(metrics):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import unicodedata
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 VOID = frozenset(["br", "circle", "image", "img", "line", "meta", "path", "rect"])
 # Control characters, bidirectional overrides, line separators and lone surrogates can hide or reorder what a name says.
@@ -34,7 +34,7 @@ def join(parts: Iterable[Any], between: str = "") -> Html:
 
 
 def tag(element: str, *children: Any, **attributes: Any) -> Html:
-    """`tag("th", "a < b", scope="col")`. Underscores in attributes become hyphens, `class_` is class; None is left out."""
+    """`tag("th", "a < b", scope="col")`. `aria_label` is written aria-label, `class_` class; None is left out."""
     written = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{escape(value)}"'
         for name, value in attributes.items()
@@ -63,8 +63,14 @@ def note(text: Any) -> Html:
     return tag("p", text, class_="note")
 
 
-def section(title: str, *parts: Any, anchor: str) -> Html:
-    return tag("section", tag("h2", title, id=anchor), *parts, aria_labelledby=anchor)
+class Section(NamedTuple):
+    title: str
+    anchor: str
+    markup: Html
+
+
+def section(title: str, *parts: Any, anchor: str) -> Section:
+    return Section(title, anchor, tag("section", tag("h2", title, id=anchor), *parts, aria_labelledby=anchor))
 
 
 def figure(title: Any, picture: Html, how_to_read: Any, *, class_: str | None = None) -> Html:

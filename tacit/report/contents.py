@@ -1,0 +1,101 @@
+"""What went in: views, unreadable files, settings and environment."""
+
+from __future__ import annotations
+
+import zipfile
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from tacit.report.markup import Html, Section, join, name, note, section, table, tag
+from tacit.report.numbers import flat
+from tacit.report.pictures import data_uri
+from tacit.run import Run
+
+FIRST_BAD = 200
+MOST_VIEWS = 96  # pictures of views on a page
+LONGEST_SIDE = 112
+HOW_VIEWS = (
+    "Each row is one record, each picture one view of it, as the method saw it. You should still recognise what "
+    "matters; bad: views that are empty, or too alike, or that lose what tells your records apart (colour, texture)."
+)
+
+
+def views_section(names: list[str], runs: list[Run]) -> Section:
+    parts = [
+        p for n, run in zip(names, runs, strict=True) for p in (_title(n, runs), _views(run, MOST_VIEWS // len(runs)))
+    ]
+    return section("Sample views", tag("p", HOW_VIEWS, class_="quiet"), *parts, anchor="views")
+
+
+def _title(text: str, runs: list[Run]) -> Html | None:
+    return tag("h3", tag("bdi", text)) if len(runs) > 1 else None
+
+
+def _views(run: Run, most: int) -> Html:
+    path = run.path / "views.npz"
+    if not path.is_file():
+        return note(
+            "No sample views: the run has not got as far as writing views.npz. It does so when training starts."
+        )
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            views = stored["views"]
+            titles = [str(t) for t in stored["names"]] if "names" in stored else []
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        return note(f"No sample views: {path} cannot be read ({error}).")
+    titles = titles or [f"view {v + 1}" for v in range(len(views))]
+    kind = "views small" if views.shape[2] <= 64 else "views"
+    head = tag("tr", *(tag("th", t, scope="col") for t in titles))
+    shown = max(2, most // len(views))
+    rows = [
+        tag("tr", *(tag("td", _view(views[v, i], f"record {i + 1}, {t}")) for v, t in enumerate(titles)))
+        for i in range(min(views.shape[1], shown))
+    ]
+    whole = tag(
+        "table", tag("caption", "Records down, views across"), tag("thead", head), tag("tbody", *rows), class_=kind
+    )
+    return tag("div", whole, class_="scroll", role="region", tabindex="0", aria_label="Sample views")
+
+
+def _view(pixels: np.ndarray, alt: str) -> Html:
+    return tag("img", src=data_uri(pixels, longest=LONGEST_SIDE), alt=alt)
+
+
+def bad_files_section(names: list[str], runs: list[Run]) -> Section:
+    parts = [p for n, run in zip(names, runs, strict=True) for p in (_title(n, runs), _bad_files(run.bad_files))]
+    return section("Unreadable files", *parts, anchor="bad-files")
+
+
+def _bad_files(bad: list[tuple[str, str]]) -> Html:
+    if not bad:
+        return tag("p", "None: every record that was asked for could be read.")
+    counts = Counter(reason for _, reason in bad).most_common(20)
+    reasons = table(
+        ["Reason", "Files"], [[reason, f"{n:,}"] for reason, n in counts], caption="The most frequent reasons"
+    )
+    rows = [[name(file), reason] for file, reason in bad[:FIRST_BAD]]
+    shown = "all of them" if len(bad) <= FIRST_BAD else f"the first {FIRST_BAD}, all are in bad_files.csv"
+    said = f"{len(bad):,} skipped; {shown}"
+    return join([reasons, tag("details", tag("summary", said), table(["File", "Reason"], rows, caption=said))])
+
+
+def settings_section(names: list[str], runs: list[Run]) -> Section:
+    parts = [p for n, run in zip(names, runs, strict=True) for p in (_title(n, runs), *_settings(run))]
+    return section("Settings and environment", *parts, anchor="settings")
+
+
+def _settings(run: Run) -> list[Html]:
+    again = f"tacit pretrain --config {run.path / 'settings.yaml'} --out NEW"
+    environment = run.environment
+    return [
+        tag("p", "To do the same again: ", tag("code", again)),
+        _folded("Settings", run.settings),
+        _folded("Environment", environment) if environment else note("No environment.json in the run folder."),
+    ]
+
+
+def _folded(title: str, values: dict[str, Any]) -> Html:
+    rows = [[tag("code", field), name(value)] for field, value in flat(values)]
+    return tag("details", tag("summary", title), table(["Field", "Value"], rows, caption=title))

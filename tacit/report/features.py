@@ -1,0 +1,117 @@
+"""What the features are like: how many directions they use, where records lie, and who is next to whom."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tacit.report.charts import Series, legend, line_chart
+from tacit.report.maps import maps
+from tacit.report.markup import Html, Section, figure, join, note, section, table, tag
+from tacit.report.numbers import short
+from tacit.report.sample import Sample
+
+FIRST_DIRECTIONS = 512
+HOW_SPECTRUM = (
+    "How strongly features vary along each direction, strongest first, relative to the first. A slow decline is good; "
+    "bad: a cliff after a few directions, since all beyond it hold nothing."
+)
+HOW_NEIGHBOURS = (
+    "Each row starts with a record drawn by chance, then come the records whose features are most similar (cosine "
+    "below each). They should share what the record is about; bad: the same background or brightness only, or the "
+    "same few records in every row."
+)
+
+
+def effective_rank(x: np.ndarray, eps: float = 1e-7) -> float:
+    """RankMe of [N, D] features: exp of the entropy of their singular values (Garrido et al. 2023, eq. 1)."""
+    s = np.linalg.svd(x, compute_uv=False)
+    p = s / max(s.sum(), eps) + eps
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def nearest(x: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and cosines, each [Q, k], of the k records nearest to each query in [N, D], itself left out."""
+    unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    cosine = unit[queries] @ unit.T
+    cosine[np.arange(len(queries)), queries] = -np.inf
+    order = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
+    return order, np.take_along_axis(cosine, order, 1)
+
+
+def features_section(samples: dict[str, Sample | str], *, seed: int) -> Section:
+    """A sample of every run by its name, or the reason why there is none."""
+    there = {name: s for name, s in samples.items() if isinstance(s, Sample)}
+    missing = [note(f"{name}: no features: {why}") for name, why in samples.items() if isinstance(why, str)]
+    parts = [_spectrum(there), _ranks(there)] if there else []
+    pictures = 100 // max(len(there), 1) + 20
+    for name, sample in there.items():
+        parts += [_run_title(name, there), _about(sample), maps(sample, seed=seed, thumbnails=pictures)]
+    return section("Features", *missing, *parts, anchor="features")
+
+
+def neighbours_section(samples: dict[str, Sample | str], *, seed: int) -> Section | None:
+    there = {name: s for name, s in samples.items() if isinstance(s, Sample) and len(s.x) > 1}
+    if not there:
+        return None
+    queries = max(3, 8 // len(there))
+    parts = [p for name, s in there.items() for p in (_run_title(name, there), _neighbours(s, queries, seed))]
+    return section("Nearest neighbours", tag("p", HOW_NEIGHBOURS, class_="quiet"), *parts, anchor="neighbours")
+
+
+def _run_title(name: str, all_of: dict) -> Html | None:
+    return tag("h3", tag("bdi", name)) if len(all_of) > 1 else None
+
+
+def _about(sample: Sample) -> Html:
+    drawn = "all" if len(sample.x) + sample.unreadable == sample.records else "drawn by chance out of"
+    lost = f"; {sample.unreadable:,} more could not be read" if sample.unreadable else ""
+    return tag("p", f"{len(sample.x):,} records, {drawn} {sample.records:,}{lost}.", class_="quiet")
+
+
+def _spectrum(samples: dict[str, Sample]) -> Html:
+    series = []
+    for name, sample in samples.items():
+        s = np.linalg.svd(sample.x - sample.x.mean(0), compute_uv=False)[:FIRST_DIRECTIONS]
+        s = np.where(s > 1e-6 * s[0], s, np.nan) / (s[0] or 1.0)
+        series.append(Series(name, np.arange(1, len(s) + 1), s))
+    drawing = line_chart(
+        series, title="Singular values of features", x_label="direction", y_label="singular value", log=True
+    )
+    key = legend(list(samples)) if len(samples) > 1 else None
+    return join([key, figure("Singular values of features, mean taken out", drawing, HOW_SPECTRUM, class_="narrow")])
+
+
+def _ranks(samples: dict[str, Sample]) -> Html:
+    rows = []
+    for name, sample in samples.items():
+        most = min(sample.x.shape[0] - 1, sample.x.shape[1])
+        centred = effective_rank(sample.x - sample.x.mean(0))
+        rows.append([tag("bdi", name), short(effective_rank(sample.x)), short(centred), f"{most:,}"])
+    head = ["Run", "RankMe", "Mean taken out", "At most"]
+    return table(head, rows, caption="Effective number of directions in the features; higher is usually better")
+
+
+def _neighbours(sample: Sample, queries: int, seed: int, k: int = 8) -> Html:
+    chosen = np.random.default_rng(seed).permutation(len(sample.x))[:queries]
+    order, cosine = nearest(sample.x, chosen, k)
+    rows = []
+    for query, near, how_near in zip(chosen, order, cosine, strict=True):
+        found = [
+            _one(sample, int(row), f"{c:.2f}", _same(sample, query, row)) for row, c in zip(near, how_near, strict=True)
+        ]
+        rows.append(tag("ol", _one(sample, int(query), "query", "query"), *found, class_="strip"))
+    return join(rows)
+
+
+def _same(sample: Sample, query: int, row: int) -> str | None:
+    if sample.labels is None:
+        return None
+    return "same" if sample.labels[query] == sample.labels[row] else "other"
+
+
+def _one(sample: Sample, row: int, below: str, kind: str | None) -> Html:
+    said = sample.said(row)
+    image = tag("img", src=sample.thumbnails(row, 64), alt=said, title=said, width=64, height=64)
+    mark = {"same": " ✓", "other": " ✗"}.get(kind, "")
+    words = {"same": "same class", "other": "other class"}.get(kind)
+    return tag("li", image, tag("span", below, tag("span", mark, title=words) if mark else None), class_=kind)

@@ -1,0 +1,38 @@
+"""Pictures as data URIs: small JPEGs inside the page, so that it needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+from tacit.data import Cut, Source
+
+
+def data_uri(pixels: np.ndarray, *, longest: int | None = None) -> str:
+    """[H, W, C] uint8, or float in [0, 1]; of more than three channels the first three are shown, of two the first."""
+    if pixels.dtype != np.uint8:
+        pixels = (np.clip(np.nan_to_num(pixels), 0, 1) * 255).round().astype(np.uint8)
+    shown = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., 0]
+    image = Image.fromarray(np.ascontiguousarray(shown))
+    if longest is not None:
+        image.thumbnail((longest, longest))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+class Thumbnails:
+    """`self(row, side)`: the central square of a record of `source`, whose number is `numbers[row]`, as a data URI."""
+
+    def __init__(self, source: Source, numbers: np.ndarray):
+        self.source, self.numbers = source, numbers
+
+    def __call__(self, row: int, side: int) -> str:
+        picture = self.source[int(self.numbers[row])]["image"]
+        square = min(picture.height, picture.width)
+        top, left = (picture.height - square) / 2, (picture.width - square) / 2
+        (pixels,) = picture.crops([Cut(top, left, square, square, (side, side))])
+        return data_uri(pixels)
