@@ -86,7 +86,7 @@ class Picture:
             self.height, self.width = self._array.shape[:2]
         else:
             self.width, self.height = self._image.size
-            if self._image.getexif().get(ORIENTATION, 1) >= 5:
+            if _decode(self._image.getexif).get(ORIENTATION, 1) >= 5:
                 self.width, self.height = self.height, self.width
 
     def crops(self, cuts: list[Cut]) -> list[np.ndarray]:
@@ -212,6 +212,7 @@ def _checked(array: np.ndarray, channels: int) -> np.ndarray:
         raise BadRecord(f"not an image (an array {list(array.shape)} of {array.dtype})")
     if 0 in array.shape:
         raise BadRecord("no pixels")
+    shape = array.shape if array.ndim == 3 else (*array.shape, 1)
     if array.ndim == 2:
         array = array[:, :, None]
     elif array.shape[2] != channels and array.shape[0] == channels:
@@ -226,7 +227,7 @@ def _checked(array: np.ndarray, channels: int) -> np.ndarray:
         return (luma.round().astype(np.uint8) if array.dtype == np.uint8 else luma.astype(np.float32))[:, :, None]
     if array.shape[2] == 4 and channels == 3:
         return array[:, :, :3]
-    raise BadRecord(_channels_differ(array.shape[2], channels))
+    raise BadRecord(_channels_differ(min(shape[0], shape[-1]), channels))
 
 
 def _unit(values: np.ndarray) -> np.ndarray:

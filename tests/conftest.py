@@ -1,0 +1,37 @@
+"""What tests share: two threads at most, no index in the home folder, and small real data."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("TACIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def write_digits(folder: Path, count: int, size: int = 16) -> Path:
+    """The first `count` of scikit-learn's digits as PNG files in class folders."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for i in range(count):
+        pixels = Image.fromarray((digits.images[i] * 15).astype(np.uint8)).resize((size, size))
+        target = folder / str(digits.target[i]) / f"{i:04d}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        pixels.save(target)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory) -> Path:
+    """200 digits in ten class folders."""
+    return write_digits(tmp_path_factory.mktemp("digits") / "train", 200)

@@ -1,0 +1,148 @@
+import io
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tacit.data import Cut, Picture
+from tacit.errors import BadRecord
+
+RNG = np.random.default_rng(0)
+SMOOTH = np.asarray(Image.fromarray(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((80, 60), 3))
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "WEBP", "PPM"])
+def test_lossless_formats_keep_every_pixel(kind):
+    options = {"lossless": True} if kind == "WEBP" else {}
+    picture = Picture(encoded(Image.fromarray(SMOOTH), kind, **options))
+    assert (picture.height, picture.width) == (60, 80)
+    np.testing.assert_array_equal(picture.array(), SMOOTH)
+
+
+def test_a_crop_is_pillows_resize_of_a_box():
+    cut = Cut(10, 20, 30, 40, (16, 24), "bicubic")
+    (ours,) = Picture(encoded(Image.fromarray(SMOOTH), "PNG")).crops([cut])
+    theirs = Image.fromarray(SMOOTH).resize((24, 16), Image.Resampling.BICUBIC, box=(20, 10, 60, 40))
+    np.testing.assert_array_equal(ours, np.asarray(theirs))
+    (flipped,) = Picture(encoded(Image.fromarray(SMOOTH), "PNG")).crops([cut._replace(flip=True)])
+    np.testing.assert_array_equal(flipped, ours[:, ::-1])
+
+
+def test_a_large_jpeg_is_decoded_small_and_looks_the_same():
+    large = Image.fromarray(SMOOTH).resize((800, 600), 3)
+    picture = Picture(encoded(large, "JPEG", quality=95))
+    cuts = [Cut(0, 0, 600, 800, (32, 32)), Cut(100, 100, 400, 500, (32, 32))]
+    crops = picture.crops(cuts)
+    assert picture._image.size == (100, 75)  # 1/8
+    for cut, crop in zip(cuts, crops, strict=True):
+        box = (cut.left, cut.top, cut.left + cut.width, cut.top + cut.height)
+        whole = np.asarray(large.resize((32, 32), Image.Resampling.BILINEAR, box=box), dtype=float)
+        assert np.abs(whole - crop).mean() < 3
+    small = Picture(encoded(large, "JPEG", quality=95))
+    small.crops([*cuts, Cut(0, 0, 32, 32, (32, 32))])
+    assert small._image.size == (800, 600)  # one crop needs full scale
+
+
+def test_exif_rotation_is_undone_before_anything_is_cut():
+    image = Image.fromarray(SMOOTH)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Picture(encoded(image, "PNG", exif=exif))
+    assert (picture.height, picture.width) == (80, 60)
+    np.testing.assert_array_equal(picture.array(), np.rot90(SMOOTH, -1))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_mode_becomes_the_channels_asked_for(mode, channels):
+    kind = "TIFF" if mode in ("CMYK", "YCbCr") else "PNG"
+    pixels = Picture(encoded(Image.fromarray(SMOOTH).convert(mode), kind), channels).array()
+    assert pixels.shape == (60, 80, channels)
+    assert pixels.dtype == np.uint8
+    if mode in ("RGBA", "CMYK"):
+        expected = np.asarray(Image.fromarray(SMOOTH).convert("L" if channels == 1 else "RGB")).reshape(pixels.shape)
+        assert np.abs(expected.astype(int) - pixels).mean() < 3
+
+
+def test_sixteen_bits_keep_their_depth():
+    deep = (RNG.random((20, 30)) * 65535).astype(np.uint16)
+    for kind in ("PNG", "TIFF"):
+        pixels = Picture(encoded(Image.fromarray(deep), kind), 1).array()
+        assert pixels.dtype == np.float32
+        np.testing.assert_allclose(pixels[:, :, 0], deep / 65535, atol=1e-6)
+    (crop,) = Picture(encoded(Image.fromarray(deep), "PNG"), 3).crops([Cut(0, 0, 20, 30, (8, 8))])
+    assert crop.shape[:2] == (8, 8)
+    assert 0 <= crop.min() <= crop.max() <= 1
+
+
+def test_the_first_frame_of_an_animation_counts():
+    frames = [Image.new("RGB", (8, 8), c) for c in ("red", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert tuple(Picture(data).array()[0, 0]) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("layout", ["pages", "bands", "npy", "npy channels first"])
+def test_many_channels(layout):
+    tifffile = pytest.importorskip("tifffile")
+    values = RNG.integers(0, 256, (12, 10, 5), dtype=np.uint8)
+    buffer = io.BytesIO()
+    if layout == "pages":
+        tifffile.imwrite(buffer, np.moveaxis(values, 2, 0), photometric="minisblack")
+    elif layout == "bands":
+        tifffile.imwrite(buffer, values, photometric="minisblack", planarconfig="contig")
+    else:
+        np.save(buffer, values if layout == "npy" else np.moveaxis(values, 2, 0))
+    picture = Picture(buffer.getvalue(), 5)
+    np.testing.assert_array_equal(picture.array(), values)
+    assert picture.crops([Cut(0, 0, 12, 10, (6, 6), flip=True)])[0].shape == (6, 6, 5)
+    with pytest.raises(BadRecord, match="5 channels, the run expects 4"):
+        Picture(buffer.getvalue(), 4)
+
+
+PNG = encoded(Image.fromarray(SMOOTH), "PNG")
+JPEG = encoded(Image.fromarray(SMOOTH), "JPEG")
+HEADER = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + PNG[24:29]
+HUGE = PNG[:12] + HEADER + zlib.crc32(HEADER).to_bytes(4, "big") + PNG[33:]
+
+BROKEN = {
+    "empty": (b"", "empty file"),
+    "truncated jpeg": (JPEG[: len(JPEG) // 2], "truncated"),
+    "truncated png": (PNG[: len(PNG) // 2], "truncated"),
+    "only a header": (JPEG[:12], "not an image|cannot be decoded|truncated"),
+    "a web page": (b"<html>not found</html>", "looks like HTML"),
+    "text": (b"these are not the pixels you want", "looks like text"),
+    "a zip": (b"PK\x03\x04" + bytes(40), "looks like a zip"),
+    "zeros": (bytes(400), "zeros"),
+    "a bomb": (HUGE, "too large"),
+    "nan": (npy(np.full((4, 4, 3), np.nan)), "NaN"),
+    "out of range": (npy(np.full((4, 4, 3), 7.0)), "0 to 1"),
+    "no pixels": (npy(np.zeros((0, 4, 3))), "no pixels"),
+    "objects": (npy(np.array(["a"])), "not an image"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_every_kind_of_broken_file_has_its_reason(name):
+    data, reason = BROKEN[name]
+    with pytest.raises(BadRecord, match=reason):
+        Picture(data).array()
+
+
+def test_alpha_stays_when_four_channels_are_asked_for():
+    rgba = np.dstack([SMOOTH, np.full((60, 80), 7, np.uint8)])
+    np.testing.assert_array_equal(Picture(encoded(Image.fromarray(rgba), "PNG"), 4).array(), rgba)
+    with pytest.raises(BadRecord, match="3 channels, the run expects 4"):
+        Picture(PNG, 4).array()
