@@ -1,5 +1,22 @@
 from tacit.encoders.build import SMALL, build, problems
 from tacit.encoders.encoder import Encoder, set_drop_path
-from tacit.encoders.storage import describe, initialise, like, load, save
+from tacit.encoders.initialise import Initialised, initialise
+from tacit.encoders.names import to_transformers
+from tacit.encoders.storage import describe, like, load, read_description, save, write_tensors
 
-__all__ = ["SMALL", "Encoder", "build", "describe", "initialise", "like", "load", "problems", "save", "set_drop_path"]
+__all__ = [
+    "SMALL",
+    "Encoder",
+    "Initialised",
+    "build",
+    "describe",
+    "initialise",
+    "like",
+    "load",
+    "problems",
+    "read_description",
+    "save",
+    "set_drop_path",
+    "to_transformers",
+    "write_tensors",
+]

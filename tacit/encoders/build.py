@@ -1,17 +1,16 @@
-"""Encoders by name, and what cannot be built, said with the arithmetic before anything is."""
+"""Encoders by name, and what cannot be built, said before anything is."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import timm
-from timm.models._registry import model_entrypoint
 from torch import nn
 
-from tacit.encoders.encoder import Encoder, TokenBatchNorm
-from tacit.errors import BadSettings, Unknown
-from tacit.views import input_spec
+from tacit.encoders.encoder import Encoder, TokenBatchNorm, blocks_with_drop_path, set_drop_path
+from tacit.encoders.geometry import family, geometry_problems
+from tacit.errors import BadSettings, DataError, Unknown
+from tacit.views import Inputs, input_spec
 
 # Our names: the timm architecture and what is changed of it. The two small ones are for inputs of 28 to 96 pixels.
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
@@ -47,105 +46,88 @@ def build(
     Args:
         name: a timm architecture, or one of `SMALL`.
         size: side of the square inputs in pixels; channels: how many they have.
-        drop_path: stochastic depth of the last block, from 0 at the first.
+        drop_path: stochastic depth of the last block, rising from 0 at the first.
         patch, window: patch size, and a Swin's window, where they should differ from the name's.
         norm_before_mlp: "ln", or "bn" for BatchNorm over batch and tokens.
-        mean, std: of the inputs; ImageNet's when left out.
+        mean, std: of the inputs, one number a channel; ImageNet's when left out.
         kwargs: anything else timm's model takes.
 
     Raises:
-        Unknown: no such name. BadSettings: the geometry does not work out.
+        Unknown: no such name. BadSettings: the geometry does not work out, or the architecture lacks what is asked.
+        DataError: the published weights cannot be fetched.
     """
-    if found := problems(name, size, patch, window, channels):
+    found = problems(name, size, patch, window, channels, **kwargs)
+    found += [
+        f"{field} = {values}: must hold one number for each of the {channels} channels."
+        for field, values in (("mean", mean), ("std", std))
+        if values is not None and len(values) != channels
+    ]
+    if found:
         raise BadSettings(found)
+    arch, made = resolve(name, size, patch, window, channels, kwargs)
+    inputs = input_spec(size, channels, mean, std)
+    encoder = assemble(name, arch, made, norm_before_mlp, inputs, pretrained=pretrained)
+    if drop_path and not blocks_with_drop_path(encoder):
+        raise BadSettings([f"drop_path = {drop_path}: {name} has no residual blocks to drop. Set drop_path=0."])
+    return set_drop_path(encoder, drop_path)
+
+
+def assemble(
+    name: str, arch: str, made: dict[str, Any], norm_before_mlp: str, inputs: Inputs, *, pretrained: bool = False
+) -> Encoder:
+    """The encoder that `encoder.json` describes: timm's `arch` with the arguments `made`, without stochastic depth."""
+    try:
+        trunk = timm.create_model(arch, pretrained=pretrained, num_classes=0, **made)
+    except OSError as error:
+        if not pretrained:
+            raise
+        raise DataError(
+            f"The published weights of {name} cannot be fetched ({type(error).__name__}). Check the connection, or "
+            f"take the architecture without them: {name}:random"
+        ) from error
+    if not pretrained and getattr(trunk, "cls_token", None) is not None:
+        nn.init.trunc_normal_(trunk.cls_token, std=0.02)  # as published for DeiT; timm now draws it with 1e-6
+    if norm_before_mlp == "bn":
+        _batch_norm_before_mlp(trunk, name)
+    encoder = Encoder(trunk, name=name, arch=arch, kwargs=made, norm=norm_before_mlp, inputs=inputs)
+    return set_drop_path(encoder, 0.0)  # timm's own default is 0.1 for some
+
+
+def problems(
+    name: str, size: int, patch: int | None = None, window: int | None = None, channels: int = 3, **kwargs: Any
+) -> list[str]:
+    """Why `name` cannot be built for such inputs, with sizes that would work; empty when it can. Raises `Unknown`."""
+    if name not in SMALL and not timm.is_model(name):
+        raise Unknown("encoder", name, [*SMALL, *timm.list_models()], "Any timm name will do: timm.list_models().")
+    given = {"size": size, "channels": channels, "patch": patch, "window": window}
+    if low := [f"{field} = {n}: must be at least 1." for field, n in given.items() if n is not None and n < 1]:
+        return low
+    arch, made = resolve(name, size, patch, window, channels, kwargs)
+    return geometry_problems(name, arch, size, made)
+
+
+def resolve(
+    name: str, size: int, patch: int | None, window: int | None, channels: int, kwargs: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """timm's architecture and arguments for `name`."""
     arch, changes = SMALL.get(name, (name, {}))
     made = {**changes, **kwargs}
     if patch is not None:
         made["patch_size"] = patch
     if window is not None:
         made["window_size"] = window
-    if _family(arch) in ("swin", "vit"):
+    if family(arch) != "other" or getattr(timm.get_pretrained_cfg(arch), "fixed_input_size", False):
         made["img_size"] = size
     if channels != 3:
         made["in_chans"] = channels
-    drop = {"drop_path_rate": drop_path} if drop_path else {}
-    trunk = timm.create_model(arch, pretrained=pretrained, num_classes=0, **drop, **made)
-    if not pretrained and getattr(trunk, "cls_token", None) is not None:
-        nn.init.trunc_normal_(trunk.cls_token, std=0.02)  # as published for DeiT; timm now draws it with 1e-6
-    if norm_before_mlp == "bn":
-        _batch_norm_before_mlp(trunk, name)
-    if pretrained:
-        config = trunk.pretrained_cfg
-        mean, std = mean or config.get("mean"), std or config.get("std")
-    inputs = input_spec(size, channels, mean if channels == 3 else None, std if channels == 3 else None)
-    return Encoder(trunk, name=name, arch=arch, kwargs=made, norm=norm_before_mlp, inputs=inputs)
-
-
-def problems(name: str, size: int, patch: int | None, window: int | None, channels: int) -> list[str]:
-    """Why `name` cannot be built for such inputs, with sizes that would work; empty when it can. Raises `Unknown`."""
-    if name not in SMALL and not timm.is_model(name):
-        raise Unknown("encoder", name, [*SMALL, *timm.list_models()], "Any timm name will do: timm.list_models().")
-    arch, changes = SMALL.get(name, (name, {}))
-    family = _family(arch)
-    found = []
-    if family != "swin" and window is not None:
-        found.append(f"window = {window}: {name} has no attention windows; leave it out or take a Swin.")
-    if family == "other":
-        if patch is not None:
-            found.append(f"patch = {patch}: the patch size of {name} cannot be chosen; leave it out.")
-        return found
-    patch = patch or changes.get("patch_size") or _number(arch, "patch", 4 if family == "swin" else 16)
-    if size % patch:
-        found.append(
-            f"size = {size}: must be a multiple of the patch size of {name}; {size} = {size // patch} x {patch} + "
-            f"{size % patch}. Set size={_near(size, patch)}."
-        )
-    elif family == "swin":
-        window = window or changes.get("window_size") or _number(arch, "window", 7)
-        depth = len(changes.get("depths", (2, 2, 6, 2)))
-        if trouble := _swin_trouble(size // patch, window, depth):
-            good = [
-                s for s in range(patch, 2 * size + 64 * patch, patch) if not _swin_trouble(s // patch, window, depth)
-            ]
-            near = sorted(good, key=lambda s: abs(s - size))[:3]
-            found.append(
-                f"size = {size} with patch {patch} and window {window}: {trouble} "
-                f"Set size={' or '.join(map(str, sorted(near)))}, or another window."
-            )
-    return found
-
-
-def _swin_trouble(grid: int, window: int, stages: int) -> str | None:
-    """A stage's grid must be a multiple of the window, or fit into one, and halve evenly into the next stage."""
-    for stage in range(stages):
-        if grid > window and grid % window:
-            return f"the grid of stage {stage + 1} is {grid} x {grid}, and {grid} = {grid // window} x {window} + {grid % window}."
-        if stage + 1 < stages and grid % 2:
-            return f"the grid of stage {stage + 1} is {grid} x {grid}, which does not halve."
-        grid //= 2
-    return None
-
-
-def _family(arch: str) -> str:
-    module = model_entrypoint(arch).__module__.rsplit(".", 1)[-1]
-    return {"swin_transformer": "swin", "vision_transformer": "vit", "deit": "vit"}.get(module, "other")
-
-
-def _number(arch: str, word: str, default: int) -> int:
-    match = re.search(rf"{word}(\d+)", arch)
-    return int(match.group(1)) if match else default
-
-
-def _near(size: int, step: int) -> str:
-    below, above = size // step * step, (size // step + 1) * step
-    return f"{below} or {above}" if below else f"{above}"
+    return arch, made
 
 
 def _batch_norm_before_mlp(trunk: nn.Module, name: str) -> None:
-    blocks = [m for m in trunk.modules() if hasattr(m, "norm2") and hasattr(m, "mlp")]
+    blocks = [m for m in trunk.modules() if hasattr(m, "mlp") and isinstance(getattr(m, "norm2", None), nn.LayerNorm)]
     if not blocks:
         raise BadSettings(
-            [f"norm_before_mlp = bn: {name} has no blocks with a norm before an MLP; use a ViT or a Swin."]
+            [f"norm_before_mlp = bn: {name} has no blocks with a LayerNorm before an MLP; use a ViT or a Swin."]
         )
     for block in blocks:
         block.norm2 = TokenBatchNorm(block.norm2.normalized_shape[0])

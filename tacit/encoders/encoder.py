@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from timm.layers import DropPath
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from tacit.views import Inputs
@@ -24,20 +25,29 @@ class Encoder(nn.Module):
         self.trunk = trunk
         self.name, self.arch, self.kwargs, self.norm_before_mlp = name, arch, kwargs, norm
         self.inputs = inputs
-        self.width: int = trunk.num_features
+        self.width: int = getattr(trunk, "head_hidden_size", trunk.num_features)
 
     @property
     def can(self) -> frozenset[str]:
         able = {"tokens"}
         if hasattr(self.trunk, "forward_intermediates"):
             able.add("stages")
-        if hasattr(self.trunk, "blocks") and hasattr(self.trunk, "patch_embed"):
-            able |= {"mask_tokens", "drop_tokens"}
-        elif hasattr(self.trunk, "patch_embed"):
-            able.add("mask_tokens")
         if getattr(self.trunk, "cls_token", None) is not None:
             able.add("cls")
+        if isinstance(self.trunk, VisionTransformer | SwinTransformer):
+            able.add("mask_tokens")
+        if isinstance(self.trunk, VisionTransformer):
+            able.add("drop_tokens")
         return frozenset(able)
+
+    @property
+    def feature(self) -> str:
+        """What `forward` returns, in words."""
+        if isinstance(self.trunk, SwinTransformer):
+            return "mean of the tokens after the last norm"
+        if "cls" in self.can and getattr(self.trunk, "global_pool", "") == "token":
+            return "class token after the last norm"
+        return "timm's pooled feature"
 
     def forward(self, x: Tensor) -> Tensor:
         return self.trunk(x)
@@ -56,21 +66,30 @@ class Encoder(nn.Module):
         return self.trunk.forward_intermediates(x, intermediates_only=True, output_fmt="NCHW")
 
 
-def set_drop_path(encoder: Encoder, rate: float) -> Encoder:
-    """Stochastic depth rising linearly from 0 at the first block to `rate` at the last, per sample. Returns the encoder."""
-    blocks = [m for m in encoder.modules() if any(hasattr(m, name) for name in _SLOTS)]
-    for block, p in zip(blocks, torch.linspace(0, rate, len(blocks)).tolist(), strict=True):
-        for name in _SLOTS:
-            if hasattr(block, name):
-                setattr(block, name, DropPath(p) if p else nn.Identity())
-    return encoder
-
-
 _SLOTS = ("drop_path", "drop_path1", "drop_path2")
 
 
+def blocks_with_drop_path(encoder: nn.Module) -> list[nn.Module]:
+    """Blocks in the order of the data that can drop their residual branches; some hold None for "never"."""
+    return [m for m in encoder.modules() if _slots(m)]
+
+
+def _slots(block: nn.Module) -> list[str]:
+    return [n for n in _SLOTS if hasattr(block, n) and isinstance(getattr(block, n), nn.Module | None)]
+
+
+def set_drop_path(encoder: Encoder, rate: float) -> Encoder:
+    """Stochastic depth, per sample, rising linearly from 0 at the first block to `rate` at the last. Returns it."""
+    blocks = blocks_with_drop_path(encoder)
+    for i, block in enumerate(blocks):
+        p = rate * i / max(len(blocks) - 1, 1)
+        for name in _slots(block):
+            setattr(block, name, DropPath(p) if p else nn.Identity())
+    return encoder
+
+
 class TokenBatchNorm(nn.Module):
-    """BatchNorm of [B, …, D] over all but the last axis; a norm for the MLP's input (Chen et al. 2021, MoCo v3, 4.4)."""
+    """BatchNorm of [B, …, D] over all but the last axis, for the MLP's input (Chen et al. 2021, MoCo v3, 4.4)."""
 
     def __init__(self, width: int):
         super().__init__()

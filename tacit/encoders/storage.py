@@ -2,54 +2,61 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from timm.models import swin_transformer, vision_transformer
-from timm.models._manipulate import adapt_input_conv
 from torch import Tensor
 
 import tacit
-from tacit.encoders.build import SMALL, build
+from tacit.encoders.build import SMALL, assemble, build
 from tacit.encoders.encoder import Encoder
-from tacit.errors import DataError, Unknown
+from tacit.encoders.names import from_transformers
+from tacit.errors import DataError, Unknown, UsageError
 from tacit.run import atomic, read_json, write_json
 from tacit.views import Inputs
 
-# Where checkpoints of others keep the encoder, the most telling first. MoBY's hold both branches: `encoder.` is online.
-PREFIXES = ("module.encoder.", "encoder.", "trunk.", "module.backbone.", "backbone.", "module.", "")
-WRAPPERS = ("model", "state_dict", "teacher", "student", "model_ema")
+FORMAT = 1
 
 
 def save(encoder: Encoder, folder: str | os.PathLike) -> None:
     """Write model.safetensors and encoder.json, each whole or not at all."""
     folder = Path(folder)
-    state = {name: value.detach().cpu().contiguous() for name, value in encoder.trunk.state_dict().items()}
-    with atomic(folder / "model.safetensors") as temporary:
-        save_file(state, str(temporary), metadata={"format": "pt"})
+    write_tensors(folder / "model.safetensors", encoder.trunk.state_dict())
     write_json(folder / "encoder.json", describe(encoder))
+
+
+def write_tensors(path: Path, state: dict[str, Tensor]) -> None:
+    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    with atomic(path) as temporary:
+        save_file(state, str(temporary), metadata={"format": "pt"})
 
 
 def describe(encoder: Encoder) -> dict[str, Any]:
     return {
-        "format": 1,
+        "format": FORMAT,
         "tacit": tacit.__version__,
         "name": encoder.name,
         "arch": encoder.arch,
         "kwargs": encoder.kwargs,
         "norm_before_mlp": encoder.norm_before_mlp,
+        "feature": encoder.feature,
         "width": encoder.width,
         "inputs": encoder.inputs.to_dict(),
     }
 
 
 def load(what: str | os.PathLike) -> Encoder:
-    """An encoder from a run folder, an encoder folder, or a timm name (its published weights; `NAME:random` for none).
+    """An encoder in evaluation mode, from whatever holds one.
+
+    Args:
+        what: a run folder, an encoder folder, a folder exported to timm or transformers, a timm name (with its
+            published weights), or any encoder's name and `:random` (with fresh ones).
 
     Raises:
         DataError: the folder holds no encoder, or a damaged one. Unknown: neither a folder nor a name.
@@ -64,129 +71,67 @@ def load(what: str | os.PathLike) -> Encoder:
             "encoder folder or a timm name."
         )
     name, _, how = str(what).partition(":")
-    if name not in SMALL and not timm.is_model(name):
+    if how not in ("", "random") or (name not in SMALL and not timm.is_model(name)):
         raise Unknown("run folder or encoder", str(what), [*SMALL, *timm.list_models()], "A path must exist.")
+    return _named(name, pretrained=not how).eval()
+
+
+def _named(name: str, *, pretrained: bool) -> Encoder:
     arch, changes = SMALL.get(name, (name, {}))
-    config = timm.get_pretrained_cfg(arch)
-    size = 32 if changes else config.input_size[-1]
-    return build(name, size=size, pretrained=how != "random")
-
-
-def _read(folder: Path) -> Encoder:
-    about = read_json(folder / "encoder.json")
-    encoder = _from_description(about)
-    try:
-        encoder.trunk.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise DataError(f"{folder}/model.safetensors does not hold this encoder: {str(error)[:300]}") from error
-    return encoder.eval()
+    if not changes:
+        published = timm.get_pretrained_cfg(arch)
+        encoder = build(name, size=published.input_size[-1], pretrained=pretrained)
+        encoder.inputs = replace(
+            encoder.inputs,
+            mean=tuple(published.mean),
+            std=tuple(published.std),
+            interpolation="bicubic" if published.interpolation == "bicubic" else "bilinear",
+            crop=published.crop_pct,
+        )
+        return encoder
+    if pretrained:
+        raise UsageError(f"{name} is our own and has no published weights. Give a run folder, or {name}:random.")
+    return build(name, size=32)
 
 
 def like(encoder: Encoder) -> Encoder:
     """An encoder of the same architecture and inputs with fresh weights."""
-    return _from_description(describe(encoder))
+    return assemble(encoder.name, encoder.arch, encoder.kwargs, encoder.norm_before_mlp, encoder.inputs)
 
 
-def _from_description(about: dict[str, Any]) -> Encoder:
-    inputs = Inputs.from_dict(about["inputs"])
-    kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in about["kwargs"].items()}
-    renamed = {"patch": kwargs.pop("patch_size", None), "window": kwargs.pop("window_size", None)}
-    ours = SMALL.get(about["name"], ("", {}))[1]
-    extra = {k: v for k, v in kwargs.items() if k not in ("img_size", "in_chans") and k not in ours}
-    encoder = build(
-        about["name"], size=inputs.size, channels=inputs.channels, norm_before_mlp=about["norm_before_mlp"],
-        **renamed, **extra,
-    )  # fmt: skip
-    encoder.inputs = inputs
-    return encoder
-
-
-class Initialised(NamedTuple):
-    """What `initialise` did, by parameter name."""
-
-    loaded: list[str]
-    resized: list[str]
-    missing: list[str]
-    unexpected: list[str]
-
-    def __str__(self) -> str:
-        parts = [f"{len(self.loaded)} tensors loaded"]
-        for title, names in (("resized", self.resized), ("kept fresh", self.missing), ("not used", self.unexpected)):
-            if names:
-                parts.append(f"{len(names)} {title} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})")
-        return "; ".join(parts)
-
-
-def initialise(encoder: Encoder, path: str | os.PathLike) -> Initialised:
-    """Start `encoder` from the weights at `path`: a run or encoder folder, a .safetensors, or a .pth read safely.
-
-    Prefixes and wrappers of known checkpoints are looked through; of official MoBY checkpoints the online encoder is
-    taken. Position embeddings, relative-position tables and patch embeddings are resized, and input channels adapted.
-
-    Raises:
-        DataError: nothing of the file fits the encoder.
-    """
-    path = Path(path)
-    state = _unwrap(_load_state(path))
-    own = encoder.trunk.state_dict()
-    state = max(
-        ({k[len(p) :]: v for k, v in state.items() if k.startswith(p)} for p in PREFIXES),
-        key=lambda s: len(own.keys() & s.keys()),
-    )
-    before = {name: value.shape for name, value in state.items()}
-    state = _fit(state, encoder)
-    good = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
-    if len(good) < len(own) / 2:
-        some = next(iter(before), "nothing")
-        raise DataError(
-            f"{path} does not fit {encoder.name}: {len(good)} of {len(own)} tensors match by name and shape (it holds "
-            f"for example {some!r} {list(before.get(some, ()))}). Choose the --encoder it was made with."
-        )
-    encoder.trunk.load_state_dict(good, strict=False)
-    return Initialised(
-        loaded=list(good),
-        resized=[name for name in good if name in before and before[name] != good[name].shape],
-        missing=[name for name in own if name not in good],
-        unexpected=[name for name in state if name not in good and not name.startswith("head")],
-    )
-
-
-def _load_state(path: Path) -> dict[str, Any]:
-    for folder in (path / "encoder", path):
-        if (folder / "model.safetensors").is_file():
-            path = folder / "model.safetensors"
-            break
-    if not path.is_file():
-        raise DataError(f"{path} does not exist or holds no weights; give a run folder, a .safetensors or a .pth.")
+def read_description(folder: Path) -> dict[str, Any]:
+    """encoder.json, checked."""
+    path = folder / "encoder.json"
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors, zip and pickle errors share no base
+        about = read_json(path)
+        version = about["format"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}). Copy the folder again.") from error
+    if version > FORMAT:
         raise DataError(
-            f"{path} cannot be read safely as weights ({type(error).__name__}: {str(error)[:200]}). If you trust it, "
-            "load it yourself and save its state dict as .safetensors."
-        ) from error
+            f"{path} was written by Tacit {about.get('tacit')} in format {version}; this version, {tacit.__version__}, "
+            f"reads up to format {FORMAT}. Update with: pip install -U tacit"
+        )
+    return about
 
 
-def _unwrap(state: dict[str, Any]) -> dict[str, Tensor]:
-    while not any(isinstance(v, Tensor) for v in state.values()):
-        inner = next((state[name] for name in WRAPPERS if isinstance(state.get(name), dict)), None)
-        if inner is None:
-            break
-        state = inner
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
-
-
-def _fit(state: dict[str, Tensor], encoder: Encoder) -> dict[str, Tensor]:
-    """Names and shapes of others turned into this trunk's, by timm's own rules for the two families."""
-    weight = state.get("patch_embed.proj.weight")
-    if weight is not None and weight.ndim == 4 and weight.shape[1] == 3 != encoder.inputs.channels:
-        state["patch_embed.proj.weight"] = adapt_input_conv(encoder.inputs.channels, weight)
-    if isinstance(encoder.trunk, swin_transformer.SwinTransformer):
-        # timm's filter takes what has a class head for its own format; official files have one, and ours never do.
-        headless = {k: v for k, v in state.items() if not k.startswith("head.")}
-        return swin_transformer.checkpoint_filter_fn(headless, encoder.trunk)
-    if isinstance(encoder.trunk, vision_transformer.VisionTransformer):
-        return vision_transformer.checkpoint_filter_fn(state, encoder.trunk)
-    return state
+def _read(folder: Path) -> Encoder:
+    about = read_description(folder)
+    exported = about.get("exported")
+    if exported in ("torch", "onnx"):
+        raise UsageError(
+            f"{folder} is an export to {exported}: a finished program, no encoder to go on with. "
+            "Give the run folder, or an export to timm or transformers."
+        )
+    kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in about["kwargs"].items()}
+    inputs = Inputs.from_dict(about["inputs"])
+    encoder = assemble(about["name"], about["arch"], kwargs, about["norm_before_mlp"], inputs)
+    path = folder / "model.safetensors"
+    try:
+        state = load_file(path)
+        if exported == "transformers":
+            state = from_transformers(state, encoder.trunk)
+        encoder.trunk.load_state_dict(state)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise DataError(f"{path} does not hold this encoder: {str(error)[:300]}") from error
+    return encoder.eval()

@@ -1,0 +1,108 @@
+"""Which input sizes an architecture can take: patches that fill the image, windows that fill every stage's grid."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+import timm
+import torch
+from timm.models._registry import model_entrypoint
+
+
+def family(arch: str) -> str:
+    """ "swin" and "vit" are known by their arithmetic; "other" is tried out."""
+    module = model_entrypoint(arch).__module__.rsplit(".", 1)[-1]
+    return {"swin_transformer": "swin", "vision_transformer": "vit", "deit": "vit"}.get(module, "other")
+
+
+def geometry_problems(name: str, arch: str, size: int, made: dict[str, Any]) -> list[str]:
+    """Why `arch` with timm's arguments `made` cannot take images of size x size, and what would work."""
+    kind = family(arch)
+    patch = made.get("patch_size") or _number(arch, "patch", 4 if kind == "swin" else 16)
+    found = []
+    if kind != "swin" and "window_size" in made:
+        found.append(f"window = {made['window_size']}: {name} has no attention windows; leave it out or take a Swin.")
+    if kind == "other":
+        if "patch_size" in made:
+            found.append(f"patch = {patch}: the patch size of {name} cannot be chosen; leave it out.")
+        return found or _tried(name, arch, size, made)
+    if size % patch or size < patch:
+        trouble = (
+            f"must be a multiple of the patch size of {name}; {size} = {size // patch} x {patch} + {size % patch}."
+        )
+    elif kind == "swin":
+        trouble = _swin_trouble(size // patch, *_swin_shape(arch, made))
+    else:
+        trouble = None
+    if trouble:
+        way_out = _swin_way_out(size, patch, *_swin_shape(arch, made)) if kind == "swin" else _near(size, patch)
+        found.append(f"size = {size}: {trouble} Set {way_out}.")
+    return found
+
+
+def _swin_shape(arch: str, made: dict[str, Any]) -> tuple[int, int]:
+    """Window (the smallest, where stages differ) and number of stages."""
+    window = made.get("window_size") or _number(arch, "window", 7)
+    return window if isinstance(window, int) else min(window), len(made.get("depths", (2, 2, 6, 2)))
+
+
+def _swin_trouble(grid: int, window: int, stages: int) -> str | None:
+    """A stage's grid must be a multiple of the window, or fit into one, and halve evenly into the next stage.
+
+    timm would pad instead, and the padding would take part in attention.
+    """
+    for stage in range(1, stages + 1):
+        if grid > window and grid % window:
+            return (
+                f"in stage {stage} the grid is {grid} x {grid} and the window {window}: "
+                f"{grid} = {grid // window} x {window} + {grid % window}."
+            )
+        if stage < stages and grid % 2:
+            return f"the grid of stage {stage} is {grid} x {grid}, which does not halve for stage {stage + 1}."
+        grid //= 2
+    return None
+
+
+def _swin_way_out(size: int, patch: int, window: int, stages: int) -> str:
+    step = patch * 2 ** (stages - 1)
+    works = [
+        s for s in range(step, 2 * size + step * window + 1, step) if not _swin_trouble(s // patch, window, stages)
+    ]
+    below = [s for s in works if s < size][-1:]
+    above = [s for s in works if s > size][:1]
+    sizes = " or ".join(f"size={s}" for s in below + above)
+    grid = 0 if size % patch else size // patch
+    windows = [w for w in range(2, grid + 1) if not _swin_trouble(grid, w, stages)]
+    nearest = sorted(windows, key=lambda w: (abs(w - window), w))[:2]
+    return sizes + "".join(f" or window={w}" for w in sorted(nearest))
+
+
+def _tried(name: str, arch: str, size: int, made: dict[str, Any]) -> list[str]:
+    words = _trial(arch, size, tuple(sorted(made.items())))
+    return [f"size = {size}: {name} does not take it: {words}"] if words else []
+
+
+@lru_cache(maxsize=64)
+def _trial(arch: str, size: int, made: tuple[tuple[str, Any], ...]) -> str | None:
+    """Run the architecture on shapes alone, without numbers. Returns what it complains of."""
+    arguments = dict(made)
+    shape = (2, arguments.get("in_chans", 3), size, size)
+    try:
+        with torch.device("meta"), torch.no_grad():
+            timm.create_model(arch, num_classes=0, **arguments).eval()(torch.empty(shape))
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+        words = str(error).strip() or type(error).__name__
+        return None if "meta" in words else words.splitlines()[0][:200]
+    return None
+
+
+def _number(arch: str, word: str, default: int) -> int:
+    match = re.search(rf"{word}(\d+)", arch)
+    return int(match.group(1)) if match else default
+
+
+def _near(size: int, step: int) -> str:
+    below, above = size // step * step, (size // step + 1) * step
+    return f"size={below} or size={above}" if below else f"size={above}"
