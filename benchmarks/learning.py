@@ -67,7 +67,7 @@ def summarise(options: argparse.Namespace, seeds: list[dict]) -> dict:
         "test": options.test,
         "method": options.method,
         "encoder": options.encoder,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
         "versions": {"tacit": tacit.__version__, "torch": torch.__version__},
         "seeds": seeds,
         "mean": {name: float(np.mean(values)) for name, values in rows.items()},

@@ -21,7 +21,7 @@ SIDE = 28
 
 
 def write_digits(folder: Path) -> None:
-    """1,797 scanned digits of 8 x 8 pixels as PNG files in class folders under train/ and test/, every fourth in test/."""
+    """1,797 scanned digits of 8 x 8 pixels as PNG files: class folders under train/ and, every fourth, test/."""
     digits = load_digits()
     for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         part = folder / ("test" if number % 4 == 0 else "train") / str(label)

@@ -157,9 +157,7 @@ def pretrain(
     )
     summary = train(cls, settings, source, plan, journal, steps=total, val=held_out)
     if summary["bad_files"]:
-        journal.say(
-            f"{summary['bad_files']:,} unreadable files were skipped; they are listed in {out / 'bad_files.csv'}."
-        )
+        journal.say(f"{summary['bad_files']:,} unreadable files were skipped; see {out / 'bad_files.csv'}.")
     journal.say(f"Done in {duration(summary['seconds'])}: {summary['verdict']}. The encoder is in {out / 'encoder'}.")
     return Run(out)
 
@@ -201,8 +199,9 @@ def evaluate(
         protocol: names of protocols, comma-separated or a list: knn, linear, linear_sgd, few_shot.
 
     Returns:
-        `{"encoder", "data", "split", "results": [{"protocol", "metric", "value", "low", "high", "n", "of", "settings"}]}`;
-        values are fractions, low and high a 95 % interval. Stored in the run folder when `what` is a run.
+        `{"encoder", "data", "split", "results": [score, …]}`, a score as in
+        `tacit.evaluation.evaluate.Score`: values are fractions, low and high a 95 % interval. It is stored in the run
+        folder when `what` is a run.
     """
     from tacit import evaluation
     from tacit.data import open_splits
@@ -302,8 +301,9 @@ def methods_table(modality: str | None = None) -> list[dict[str, Any]]:
             presets = {preset: to_dict(settings) for preset, settings in cls.presets.items()}
             rows.append(
                 {
-                    "name": name, "title": cls.title, "modality": cls.modality, "family": cls.family, "paper": cls.paper,
-                    "presets": presets, "settings": describe(cls.presets["paper"]), "needs": sorted(cls.needs),
+                    "name": name, "title": cls.title, "modality": cls.modality, "family": cls.family,
+                    "paper": cls.paper, "presets": presets, "settings": describe(cls.presets["paper"]),
+                    "needs": sorted(cls.needs),
                 }
             )  # fmt: skip
     return rows
@@ -356,7 +356,7 @@ def _same_run(before: dict[str, Any], now: dict[str, Any]) -> None:
             wrong.append(f"{name} = {value}: the run was begun with {name} = {before['settings'].get(name)}.")
     if wrong:
         raise BadSettings(
-            [*wrong, "Only how a run is watched and kept may change on --resume; else choose another --out."]
+            [*wrong, "Only how a run is watched and kept may change on --resume; or choose another --out."]
         )
 
 

@@ -16,7 +16,8 @@ from tacit.errors import TacitError, UsageError
 
 app = typer.Typer(
     name="tacit",
-    help="Learn encoders from unlabelled data.\n\nA first run:  tacit pretrain moby --preset small --data photos/ --out runs/moby",
+    help="Learn encoders from unlabelled data.\n\n"
+    "A first run:  tacit pretrain moby --preset small --data photos/ --out runs/moby",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",

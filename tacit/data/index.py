@@ -56,7 +56,7 @@ def cache_folder(cache: str | os.PathLike | None) -> Path:
 
 
 def stored(kind: str, where: str, cache: str | os.PathLike | None, stamp: Any) -> tuple[Path, Index | None]:
-    """The file for the index of `where`, and the index itself if it is there and `stamp(facts)` says it is still true."""
+    """The file for the index of `where`, and the index if it is there and `stamp(facts)` says it is still true."""
     key = hashlib.blake2b(f"{VERSION} {kind} {where}".encode(), digest_size=12).hexdigest()
     path = cache_folder(cache) / f"{kind}-{key}.arrow"
     try:

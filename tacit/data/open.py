@@ -42,7 +42,7 @@ def open_source(
 
 
 def open_splits(data: Any, test: Any = None, *, channels: int = 3) -> tuple[Source, Source | None]:
-    """Train and test of a labelled set: `data` with train/ and test/ inside (folders or Parquet files), or one and `test`.
+    """Train and test of a labelled set: `data` with train/ and test/ inside (folders or files), or one and `test`.
 
     The test labels follow the training set's class names. The second is None when there is no test set.
     """
@@ -100,7 +100,8 @@ def _open(data: Any, channels: int, cache: str | os.PathLike | None) -> Source:
         store, fingerprint = from_array(array, path.name, str(path.resolve()))
         return Source(store, channels, None, None, fingerprint)
     raise DataError(
-        f"{path} is a single file. Give the folder it lies in ({path.parent}), or a .zip, .tar, .parquet, .arrow or .npy."
+        f"{path} is a single file. Give the folder it lies in ({path.parent}), or a .zip, .tar, .parquet, .arrow or "
+        ".npy file."
     )
 
 

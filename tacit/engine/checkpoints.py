@@ -36,7 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Saver(L.Callback):
-    """last.ckpt every `save_every` epochs or `save_minutes`, step-*.ckpt every `keep_every` epochs, best.ckpt on request.
+    """last.ckpt every `save_every` epochs or `save_minutes`, step-*.ckpt every `keep_every`, best.ckpt on request.
 
     With every save the encoder is handed over too, so that a run under way can be evaluated.
     """

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Journal:
-    """`say` prints a line and keeps it; `advance` moves the bar, or prints a line now and then where there is no screen."""
+    """`say` prints a line and keeps it; `advance` moves the bar, or prints a line now and then without a terminal."""
 
     def __init__(self, log: Path | None, *, quiet: bool = False, line_every: float = 20.0):
         self.console = Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False)

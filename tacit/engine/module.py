@@ -20,8 +20,8 @@ from tacit.views import finish
 class Training(L.LightningModule):
     """One optimiser step of `method` at a time. `step` counts those done; everything scheduled follows from it alone.
 
-    Nothing random outlives a micro-batch: torch's generator is seeded from (seed, micro-batch, device) before each, so a
-    resumed run draws what an unbroken one would have drawn.
+    Nothing random outlives a micro-batch: torch's generator is seeded from (seed, micro-batch, device) before each, so
+    a resumed run draws what an unbroken one would have drawn.
     """
 
     def __init__(self, method: Method, *, seed: int, steps: int, steps_per_epoch: int):
@@ -83,7 +83,7 @@ class Training(L.LightningModule):
     def _not_finite(self, what: str) -> str:
         records = ", ".join(str(int(i)) for i in self.records[:8])
         return (
-            f"At step {self.step} the {what}. The weights are those of the step before, checkpoints/last.ckpt is sound. "
+            f"At step {self.step} the {what}. The weights were left as they were; checkpoints/last.ckpt is sound. "
             f"Usual remedies: a lower --set lr=… , a longer --set warmup_epochs=… , --precision 32, or a look at the "
             f"records of that batch (by number: {records}, …); then go on with --resume."
         )

@@ -68,7 +68,7 @@ def _reason(values: dict[str, float]) -> str | None:
             f"limit {COLLAPSED_STD})"
         )
     if values["embedding_rank"] < COLLAPSED_RANK:
-        return f"the embeddings lie along {values['embedding_rank']:.1f} directions (effective rank, limit {COLLAPSED_RANK})"
+        return f"the embeddings lie along {values['embedding_rank']:.1f} directions (limit {COLLAPSED_RANK})"
     return None
 
 

@@ -65,7 +65,7 @@ def problems(recipe: Recipe, *, ranks: int = 1) -> list[str]:
         )
     if recipe.lr_end > recipe.lr or recipe.lr_warmup > recipe.lr:
         found.append(
-            f"lr = {recipe.lr}: is the peak and may not lie below lr_warmup = {recipe.lr_warmup} or lr_end = {recipe.lr_end}."
+            f"lr = {recipe.lr}: is the peak, not below lr_warmup = {recipe.lr_warmup} or lr_end = {recipe.lr_end}."
         )
     for name in recipe.loggers:
         if name not in ("wandb", "mlflow"):

@@ -293,14 +293,14 @@ class _clear_errors:
     def __exit__(self, kind, error, _) -> None:
         if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
             raise RunFailed(
-                f"A process that reads files died: {str(error).splitlines()[0]}. It may have run out of memory: try fewer "
-                "--workers, or --workers 0 to see the cause. Then go on with --resume."
+                f"A process that reads files died: {str(error).splitlines()[0]}. It may have run out of memory: try "
+                "fewer --workers, or --workers 0 to see the cause. Then go on with --resume."
             ) from error
         if isinstance(error, torch.cuda.OutOfMemoryError) or (
             isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
         ):
             raise RunFailed(
-                "The device's memory is full. Split the step with --set accumulate=2 (the same result in smaller parts, "
+                "The device's memory is full. Split the step with --set accumulate=2 (the same in smaller parts, "
                 "except for BatchNorm), or lower --batch-size, and go on in a new run folder."
             ) from error
         if isinstance(error, OSError) and error.errno == 28:

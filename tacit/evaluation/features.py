@@ -20,7 +20,7 @@ RAW_SIDE = 32  # raw pixels of larger inputs are averaged down to this side
 
 @dataclass(frozen=True)
 class Features:
-    """x: [N, D] float32; y: [N] int64 or None; index: [N] the records' numbers; bad: (name, reason) of those left out."""
+    """x: [N, D] float32; y: [N] int64 or None; index: [N] the records' numbers; bad: (name, reason) of the others."""
 
     x: Tensor
     y: Tensor | None

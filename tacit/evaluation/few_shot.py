@@ -22,9 +22,8 @@ def few_shot(
     """
     counts = np.bincount(labels.numpy(), minlength=classes)
     if counts.min() < shots:
-        raise DataError(
-            f"{shots}-shot needs {shots} training records of every class; class {int(counts.argmin())} has {counts.min()}."
-        )
+        fewest = f"class {int(counts.argmin())} has {counts.min()}"
+        raise DataError(f"{shots}-shot needs {shots} training records of every class; {fewest}.")
     mean, std = train.mean(0), train.std(0, correction=0).clamp_min(1e-6)
     x, x_test = (torch.cat([(f - mean) / std, torch.ones(len(f), 1)], dim=1) for f in (train, test))
     rng = np.random.default_rng(seed)

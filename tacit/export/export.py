@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tacit import encoders
 from tacit.encoders import Encoder
 from tacit.errors import RunFailed, Unknown, UsageError
 from tacit.export import onnx, program, timm, transformers
-from tacit.run import write_text
+from tacit.run import read_json, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,7 @@ class Target:
 
     write: Callable[[Encoder, Path], None]
     read: Callable[[Path], Callable[[Tensor], Tensor]]
-    usage: Callable[[Encoder], str]
+    usage: Callable[[Encoder], str]  # lines of Python that load the files and end with `features`
     tolerance: float  # of the largest difference, relative to the largest feature
 
 
@@ -34,64 +39,80 @@ TARGETS = {
 }
 
 
-def export(encoder: Encoder, to: str, out: Path, *, check: bool = True) -> dict[str, Any]:
+def export(encoder: Encoder, to: str, out: str | os.PathLike, *, check: bool = True) -> dict[str, Any]:
     """Write `encoder` into the folder `out` for `to`: "timm", "transformers", "torch" or "onnx".
 
-    The files are then loaded the way a user would, and their features compared with ours on random inputs.
+    The files are loaded the way a user would and their features compared with ours on random inputs, one and several
+    at a time; only then do they take their place. An earlier export in `out` is replaced.
 
     Returns:
-        `{"to", "out", "files", "difference", "tolerance"}`; the difference is relative to the largest feature.
+        `{"to", "out", "files", "difference", "tolerance"}`; the difference is relative to the largest feature, and
+        None without `check`.
 
     Raises:
         Unknown: no such target. UsageError: the target has no words for this encoder, or `out` holds other things.
-        RunFailed: the features differ by more than the tolerance.
+        MissingExtra: the target's package is not installed. RunFailed: the features differ by more than the tolerance.
     """
     if to not in TARGETS:
         raise Unknown("export target", to, TARGETS)
     out = Path(out)
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not _is_ours(out)):
-        raise UsageError(f"--out {out} is not empty and holds no earlier export; choose a new folder.")
+    if not _free(out):
+        raise UsageError(f"--out {out} holds other things than an earlier export; choose a new folder.")
     target = TARGETS[to]
-    encoder = encoder.cpu().eval()
-    out.mkdir(parents=True, exist_ok=True)
-    target.write(encoder, out)
-    write_text(out / "README.md", _readme(encoder, to, target))
-    difference = _difference(encoder, target, out) if check else None
-    files = sorted(p.name for p in out.iterdir())
+    encoder = copy.deepcopy(encoder).cpu().eval()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        made = Path(temporary) / "export"
+        made.mkdir()
+        target.write(encoder, made)
+        write_text(made / "README.md", _readme(encoder, to, target))
+        files = sorted([*(p.name for p in made.iterdir()), ABOUT])
+        write_json(made / ABOUT, encoders.describe(encoder) | {"exported": to, "files": files})
+        difference = _difference(encoder, target, made) if check else None
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(made, out)
     return {"to": to, "out": str(out), "files": files, "difference": difference, "tolerance": target.tolerance}
 
 
+ABOUT = "encoder.json"
+
+
+def _free(out: Path) -> bool:
+    """Nothing there, an empty folder, or an earlier export with nothing added to it."""
+    if not out.exists():
+        return not out.is_symlink()
+    if not out.is_dir():
+        return False
+    there = {p.name for p in out.iterdir()}
+    return not there or (ABOUT in there and there <= set((read_json(out / ABOUT) or {}).get("files", ())))
+
+
 @torch.no_grad()
-def _difference(encoder: Encoder, target: Target, out: Path) -> float:
-    inputs = encoder.inputs
-    x = torch.randn(3, inputs.channels, inputs.size, inputs.size, generator=torch.Generator().manual_seed(0))
-    ours, theirs = encoder(x), target.read(out)(x)
-    difference = float((ours - theirs).abs().max() / ours.abs().max())
+def _difference(encoder: Encoder, target: Target, folder: Path) -> float:
+    i = encoder.inputs
+    x = torch.randn(3, i.channels, i.size, i.size, generator=torch.Generator().manual_seed(0))
+    ours, run = encoder(x), target.read(folder)
+    theirs = torch.cat([run(x[:1]), run(x[1:])])
+    difference = float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-12))
     if not difference <= target.tolerance:
         raise RunFailed(
             f"The exported encoder gives other features: they differ by {difference:.2e} of the largest, more than the "
-            f"tolerance of {target.tolerance:.0e}. The files in {out} should not be used; please report this."
+            f"tolerance of {target.tolerance:.0e}. Nothing was written. Please report this, with the versions of torch "
+            "and of the target's package."
         )
     return difference
 
 
-MARK = "Exported by Tacit"
-
-
-def _is_ours(out: Path) -> bool:
-    readme = out / "README.md"
-    return readme.is_file() and MARK in readme.read_text(encoding="utf-8")
-
-
 def _readme(encoder: Encoder, to: str, target: Target) -> str:
     i = encoder.inputs
-    short = round(i.size / i.crop)
     return f"""# {encoder.name} for {to}
 
-{MARK}. Features have {encoder.width} numbers; they agree with Tacit's to {target.tolerance:.0e} of the largest.
+Exported by Tacit. Features have {encoder.width} numbers ({encoder.feature}) and agree with Tacit's to
+{target.tolerance:.0e} of the largest.
 
-Inputs: float32 [B, {i.channels}, {i.size}, {i.size}]. Resize the short side to {short} ({i.interpolation}), take the centre
-{i.size} x {i.size}, scale to 0..1, then subtract mean {list(i.mean)} and divide by std {list(i.std)}, per channel.
+Inputs: float32 [B, {i.channels}, {i.size}, {i.size}]. Resize the short side to {round(i.size / i.crop)} ({i.interpolation}), take the
+centre {i.size} x {i.size}, scale to 0..1, then subtract mean {_numbers(i.mean)} and divide by std {_numbers(i.std)}, per channel.
 
 Run in this folder:
 
@@ -99,3 +120,7 @@ Run in this folder:
 {target.usage(encoder)}
 ```
 """
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return "[" + ", ".join(f"{v:.6g}" for v in values) + "]"

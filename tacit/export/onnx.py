@@ -19,25 +19,26 @@ def write(encoder: Encoder, folder: Path) -> None:
         import onnx
         import onnxscript  # noqa: F401  torch's exporter writes through it
     except ImportError as error:
-        raise MissingExtra("export to onnx", error.name or "onnx", "export") from error
+        raise MissingExtra("Export to onnx", error.name or "onnx", "export") from error
     made = torch.onnx.export(
         program.trace(encoder), dynamo=True, input_names=["image"], output_names=["features"], verbose=False
-    )
+    ).model_proto
+    onnx.helper.set_model_props(made, {"inputs": program.input_note(encoder)})
     with atomic(folder / FILE) as temporary:
-        onnx.save_model(made.model_proto, str(temporary))
+        onnx.save_model(made, str(temporary))
 
 
 def read(folder: Path):
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingExtra("checking an ONNX file", "onnxruntime", "export") from error
+        raise MissingExtra("Checking an ONNX file", "onnxruntime", "export") from error
     session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
     return lambda x: torch.from_numpy(session.run(None, {"image": x.numpy()})[0])
 
 
 def usage(encoder: Encoder) -> str:
-    shape = (1, encoder.inputs.channels, encoder.inputs.size, encoder.inputs.size)
+    i = encoder.inputs
     return f"""import numpy, onnxruntime
 session = onnxruntime.InferenceSession("{FILE}")
-features = session.run(None, {{"image": numpy.zeros({shape}, numpy.float32)}})[0]"""
+features = session.run(None, {{"image": numpy.zeros((1, {i.channels}, {i.size}, {i.size}), numpy.float32)}})[0]"""

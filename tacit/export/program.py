@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
 
 from tacit.encoders import Encoder
+from tacit.errors import UsageError
 from tacit.run import atomic
 
 FILE = "encoder.pt2"
 
 
-def example(encoder: Encoder) -> torch.Tensor:
-    return torch.zeros(2, encoder.inputs.channels, encoder.inputs.size, encoder.inputs.size)
-
-
 def trace(encoder: Encoder) -> torch.export.ExportedProgram:
-    return torch.export.export(encoder, (example(encoder),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    inputs = encoder.inputs
+    example = torch.zeros(2, inputs.channels, inputs.size, inputs.size)
+    try:
+        return torch.export.export(encoder, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"{encoder.name} cannot be written as a program with a free batch size: torch.export says "
+            f"{str(error).splitlines()[0][:200]!r}. Export it to timm."
+        ) from error
+
+
+def input_note(encoder: Encoder) -> str:
+    """How inputs are prepared, to travel inside a file."""
+    return json.dumps(encoder.inputs.to_dict())
 
 
 def write(encoder: Encoder, folder: Path) -> None:
-    with atomic(folder / FILE) as temporary:
-        with open(temporary, "wb") as f:  # a stream, for torch wants a path to end in .pt2
-            torch.export.save(trace(encoder), f)
+    # A stream, for torch wants a path to end in .pt2.
+    with atomic(folder / FILE) as temporary, open(temporary, "wb") as f:
+        torch.export.save(trace(encoder), f, extra_files={"inputs.json": input_note(encoder)})
 
 
 def read(folder: Path):
@@ -32,6 +43,7 @@ def read(folder: Path):
 
 
 def usage(encoder: Encoder) -> str:
+    i = encoder.inputs
     return f"""import torch
-model = torch.export.load("{FILE}").module()
-features = model(torch.zeros(2, {encoder.inputs.channels}, {encoder.inputs.size}, {encoder.inputs.size}))"""
+encoder = torch.export.load("{FILE}").module()
+features = encoder(torch.zeros(1, {i.channels}, {i.size}, {i.size}))"""

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import timm
 
-from tacit import encoders
-from tacit.encoders import Encoder
+from tacit.encoders import Encoder, write_tensors
 from tacit.errors import UsageError
 from tacit.run import write_json
 
@@ -15,39 +14,49 @@ from tacit.run import write_json
 def write(encoder: Encoder, folder: Path) -> None:
     if encoder.norm_before_mlp != "ln":
         raise UsageError("timm has no BatchNorm before the MLPs; export this encoder to torch or onnx.")
-    encoders.save(encoder, folder)
-    i = encoder.inputs
+    write_tensors(folder / "model.safetensors", encoder.trunk.state_dict())
     write_json(
         folder / "config.json",
         {
-            "architecture": encoder.arch,
+            "architecture": encoder.arch.partition(".")[0],  # without timm's tag of the published weights
             "num_classes": 0,
             "num_features": encoder.width,
             "model_args": encoder.kwargs,
-            "pretrained_cfg": {
-                "architecture": encoder.arch,
-                "num_classes": 0,
-                "input_size": [i.channels, i.size, i.size],
-                "fixed_input_size": True,
-                "mean": list(i.mean),
-                "std": list(i.std),
-                "interpolation": i.interpolation,
-                "crop_pct": i.crop,
-                "first_conv": "patch_embed.proj",
-                "classifier": "head",
-            },
+            "pretrained_cfg": _weights_card(encoder),
         },
     )
 
 
+def _weights_card(encoder: Encoder) -> dict:
+    """What timm wants to know of weights: how inputs are prepared, and which layers to adapt for other inputs."""
+    i, published = encoder.inputs, encoder.trunk.pretrained_cfg
+    return {
+        "num_classes": 0,
+        "input_size": [i.channels, i.size, i.size],
+        "fixed_input_size": published.get("fixed_input_size", False),
+        "mean": list(i.mean),
+        "std": list(i.std),
+        "interpolation": i.interpolation,
+        "crop_pct": i.crop,
+        "first_conv": published.get("first_conv") if i.channels == 3 else None,  # timm adapts from three channels
+        "classifier": published.get("classifier"),
+    }
+
+
 def read(folder: Path):
-    return timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
+    return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 
 
 def usage(encoder: Encoder) -> str:
+    i = encoder.inputs
     arguments = "".join(f", {name}={value!r}" for name, value in encoder.kwargs.items())
     return f"""import timm, torch
-model = timm.create_model("local-dir:.", pretrained=True, num_classes=0).eval()
-# or, from the weights alone:
-model = timm.create_model({encoder.arch!r}, checkpoint_path="model.safetensors", num_classes=0{arguments}).eval()
-features = model(torch.zeros(1, {encoder.inputs.channels}, {encoder.inputs.size}, {encoder.inputs.size}))"""
+encoder = timm.create_model("local-dir:.", pretrained=True).eval()
+features = encoder(torch.zeros(1, {i.channels}, {i.size}, {i.size}))
+```
+
+Or from the weights alone:
+
+```python
+encoder = timm.create_model({encoder.arch!r}, checkpoint_path="model.safetensors", num_classes=0{arguments}).eval()
+features = encoder(torch.zeros(1, {i.channels}, {i.size}, {i.size}))"""

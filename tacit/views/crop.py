@@ -41,7 +41,7 @@ class Crop:
     """RandomResizedCrop, flip, colour jitter, grayscale, Gaussian blur, solarize, normalise; in that order.
 
     scale:   range of the crop's share of the area; `ratio` of its width to its height (torchvision's meaning)
-    jitter:  (brightness, contrast, saturation, hue) as torchvision's ColorJitter, in a random order, with chance jitter_p
+    jitter:  (brightness, contrast, saturation, hue) of torchvision's ColorJitter, in a random order, chance jitter_p
     blur:    radius drawn from `blur_sigma`, in pixels, with chance blur_p
     """
 
@@ -63,8 +63,8 @@ class Crop:
         if self.inputs.channels == 3 or not (self.jitter or self.gray_p):
             return []
         return [
-            f"{self.name}: {self.inputs.channels} channels are not red, green and blue, so saturation, hue and grayscale "
-            "are left out and contrast turns about the mean of the channels."
+            f"{self.name}: {self.inputs.channels} channels are not red, green and blue, so saturation, hue and "
+            "grayscale are left out and contrast turns about the mean of the channels."
         ]
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, Any]:

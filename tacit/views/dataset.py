@@ -103,7 +103,7 @@ def _column(values: list[Any]) -> Tensor:
 class Plain(Dataset):
     """Records as an evaluation sees them: centre crop, nothing random, nothing replaced.
 
-    An unreadable record is `{"index", "reason"}` alone; `Plain.collate` leaves it out of the batch and lists it in `bad`.
+    An unreadable record is `{"index", "reason"}` alone; `Plain.collate` leaves it out and lists it in `bad`.
     """
 
     def __init__(self, source: Source, inputs: Inputs):

@@ -103,10 +103,10 @@ def test_nothing_to_read_is_said_with_what_was_found(tmp_path):
     (tmp_path / "empty" / "film.mov").write_bytes(b"x")
     with pytest.raises(DataError, match=r"other kinds: \.mov"):
         open_source(tmp_path / "empty")
-    with pytest.raises(DataError, match="does not exist.*holds: empty"):
+    with pytest.raises(DataError, match=r"does not exist.*holds: empty"):
         open_source(tmp_path / "emtpy")
     single = image(tmp_path / "one.png")
-    with pytest.raises(DataError, match="single file. Give the folder"):
+    with pytest.raises(DataError, match=r"single file. Give the folder"):
         open_source(single)
 
 
@@ -174,7 +174,7 @@ def test_splits_share_their_classes(tmp_path):
     assert test.labels.tolist() == [0, 2]
     assert open_splits(tmp_path / "set" / "train")[1] is None
     image(tmp_path / "set" / "test" / "d" / "1.png")
-    with pytest.raises(DataError, match="classes that .* has not: d"):
+    with pytest.raises(DataError, match=r"classes that .* has not: d"):
         open_splits(tmp_path / "set" / "train", tmp_path / "set" / "test")
 
 

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -38,7 +40,7 @@ def test_the_plain_cosine_starts_where_the_warm_up_ends():
     assert values[5] == 0.5
     assert values[55] == pytest.approx(0.55)
     assert values[100] == pytest.approx(0.1)
-    assert all(b <= a for a, b in zip(values[10:], values[11:], strict=False))
+    assert all(b <= a for a, b in pairwise(values[10:]))
 
 
 def test_a_run_shorter_than_its_warm_up_still_has_a_schedule():
