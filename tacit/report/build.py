@@ -55,7 +55,7 @@ def report(
         outcome_section(names, runs),
         probes_section(names, runs),
         curves_section(names, [run.metrics for run in runs]),
-        features_section(samples, seed=seed),
+        features_section(samples, seed=seed, progress=progress),
         neighbours_section(samples, seed=seed),
         views_section(names, runs),
         bad_files_section(names, runs),

@@ -11,7 +11,7 @@ from tacit.report.markup import Html, tag
 from tacit.report.numbers import short
 
 WIDTH, HEIGHT = 340, 220
-LEFT, RIGHT, TOP, BOTTOM = 50, 12, 10, 40
+LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 40
 COLOURS = 10  # --c0 to --c9 of the page
 DASHES = (None, "6 3", "2 3", "8 3 2 3")
 MOST_POINTS = 300  # of a curve; longer ones are averaged
@@ -39,7 +39,7 @@ def line_chart(series: list[Series], *, title: str, x_label: str, y_label: str, 
         "svg",
         tag("title", f"{title}, {said}"),
         *_axes(x_scale, y_scale, x_label, y_label + (", log scale" if log else "")),
-        *(_line(s, i, x_scale, y_scale) for i, s in enumerate(drawn)),
+        *(part for i, s in enumerate(drawn) for part in _line(s, i, x_scale, y_scale)),
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         role="img",
         class_="chart",
@@ -122,18 +122,23 @@ def _axes(x: _Scale, y: _Scale, x_label: str, y_label: str) -> list[Html]:
     return parts
 
 
-def _line(s: Series, i: int, x: _Scale, y: _Scale) -> Html:
-    finite = np.isfinite(s.y)
-    across, down = np.round(x(s.x), 1), np.full(len(s.y), np.nan)
-    down[finite] = np.round(y(s.y[finite]), 1)
-    written, pen_up = [], True
-    for px, py in zip(across, down, strict=True):
-        if np.isfinite(py):
-            written.append(f"{'M' if pen_up else 'L'}{px:g} {py:g}")
-        pen_up = not np.isfinite(py)
-    # A line of no length shows a point that stands alone: its round ends are drawn.
-    path = "".join(written) + ("h0" if written else "")
-    return tag("path", d=path, class_=f"line k{i % COLOURS}", stroke_dasharray=_dash(i))
+def _line(s: Series, i: int, x: _Scale, y: _Scale) -> list[Html]:
+    """A path through each stretch of numbers, and a dot for a number that stands alone."""
+    parts, colour = [], f"k{i % COLOURS}"
+    for start, end in _stretches(np.isfinite(s.y)):
+        across, down = x(s.x[start:end]), y(s.y[start:end])
+        if end - start == 1:
+            parts.append(tag("circle", cx=f"{across[0]:.1f}", cy=f"{down[0]:.1f}", r=3, class_=f"dot {colour}"))
+        else:
+            path = "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in zip(across, down, strict=True))
+            parts.append(tag("path", d=path, class_=f"line {colour}", stroke_dasharray=_dash(i)))
+    return parts
+
+
+def _stretches(there: np.ndarray) -> list[tuple[int, int]]:
+    """[n] bool -> (start, end) of every run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], there, [False]]).astype(int)))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def _positive(y: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ FIRST_BAD = 200
 MOST_VIEWS = 96  # pictures of views on a page
 LONGEST_SIDE = 112
 HOW_VIEWS = (
-    "Each row is one record, each picture one view of it, as the method saw it. You should still recognise what "
+    "Each column is one record, each picture one view of it, as the method saw it. You should still recognise what "
     "matters; bad: views that are empty, or too alike, or that lose what tells your records apart (colour, texture)."
 )
 
@@ -46,21 +46,16 @@ def _views(run: Run, most: int) -> Html:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         return note(f"No sample views: {path} cannot be read ({error}).")
     titles = titles or [f"view {v + 1}" for v in range(len(views))]
-    kind = "views small" if views.shape[2] <= 64 else "views"
-    head = tag("tr", *(tag("th", t, scope="col") for t in titles))
-    shown = max(2, most // len(views))
-    rows = [
-        tag("tr", *(tag("td", _view(views[v, i], f"record {i + 1}, {t}")) for v, t in enumerate(titles)))
-        for i in range(min(views.shape[1], shown))
+    shown = min(views.shape[1], max(2, most // len(views)))
+    records = [
+        tag("li", *(_view(views[v, i], title, record=i + 1) for v, title in enumerate(titles))) for i in range(shown)
     ]
-    whole = tag(
-        "table", tag("caption", "Records down, views across"), tag("thead", head), tag("tbody", *rows), class_=kind
-    )
-    return tag("div", whole, class_="scroll", role="region", tabindex="0", aria_label="Sample views")
+    return tag("ol", *records, class_="views small" if views.shape[2] <= 64 else "views")
 
 
-def _view(pixels: np.ndarray, alt: str) -> Html:
-    return tag("img", src=data_uri(pixels, longest=LONGEST_SIDE), alt=alt)
+def _view(pixels: np.ndarray, title: str, *, record: int) -> Html:
+    image = tag("img", src=data_uri(pixels, longest=LONGEST_SIDE), alt=f"Record {record} as {title} shows it")
+    return join([image, tag("span", title)])
 
 
 def bad_files_section(names: list[str], runs: list[Run]) -> Section:

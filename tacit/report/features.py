@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from tacit.report.charts import Series, legend, line_chart
@@ -38,13 +40,17 @@ def nearest(x: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.
     return order, np.take_along_axis(cosine, order, 1)
 
 
-def features_section(samples: dict[str, Sample | str], *, seed: int) -> Section:
+def features_section(
+    samples: dict[str, Sample | str], *, seed: int, progress: Callable[[str, int, int], None] | None = None
+) -> Section:
     """A sample of every run by its name, or the reason why there is none."""
     there = {name: s for name, s in samples.items() if isinstance(s, Sample)}
     missing = [note(f"{name}: no features: {why}") for name, why in samples.items() if isinstance(why, str)]
     parts = [_spectrum(there), _ranks(there)] if there else []
-    pictures = 100 // max(len(there), 1) + 20
-    for name, sample in there.items():
+    pictures = 60 // max(len(there), 1) + 20
+    for done, (name, sample) in enumerate(there.items()):
+        if progress is not None:
+            progress("maps", done, len(there))
         parts += [_run_title(name, there), _about(sample), maps(sample, seed=seed, thumbnails=pictures)]
     return section("Features", *missing, *parts, anchor="features")
 

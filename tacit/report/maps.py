@@ -13,6 +13,7 @@ from tacit.report.numbers import share
 from tacit.report.sample import Sample
 
 SIDE, MARGIN, THUMB = 480, 18, 30  # of a map and of a thumbnail on it, in the drawing's units
+GAP, PIXELS = 10, 44  # between thumbnails, and of one, more than drawn for sharp screens
 FEWEST = 10  # records a map is worth drawing for
 HOW = {
     "PCA": "The two directions along which features vary most, {0} of all variance. Broad and many-armed is good; "
@@ -85,7 +86,7 @@ def _draw(by: str, at: np.ndarray, sample: Sample, thumbnails: int) -> Html:
 
 def _picture(sample: Sample, row: int, spot: np.ndarray, group: int) -> Html:
     x, y = (round(float(v) - THUMB / 2, 1) for v in spot)
-    uri = sample.thumbnails(row, THUMB)
+    uri = sample.thumbnails(row, PIXELS)
     frame = tag("rect", x=x, y=y, width=THUMB, height=THUMB, class_=f"frame k{group}")
     return tag("g", tag("title", sample.said(row)), tag("image", href=uri, x=x, y=y, width=THUMB, height=THUMB), frame)
 
@@ -96,32 +97,34 @@ def _with_room(spots: np.ndarray, most: int) -> list[int]:
     for row, spot in enumerate(spots):
         if len(chosen) == most:
             break
-        if not chosen or np.abs(spots[chosen] - spot).max(1).min() > THUMB + 4:
+        if not chosen or np.abs(spots[chosen] - spot).max(1).min() > THUMB + GAP:
             chosen.append(row)
     return chosen
 
 
 def _groups(sample: Sample) -> np.ndarray:
-    """The most frequent classes by their rank, all others together as the last colour."""
-    order = _by_size(sample)
-    rank = np.full(len(sample.classes), COLOURS - 1)
-    shown = order if len(order) <= COLOURS else order[: COLOURS - 1]
-    rank[shown] = np.arange(len(shown))
-    return rank[sample.labels]
+    """[N] colours: one for each of the most frequent classes, the last for all others together."""
+    colour = np.full(len(sample.classes), COLOURS - 1)
+    shown = _shown_classes(sample)
+    colour[shown] = np.arange(len(shown))
+    return colour[sample.labels]
 
 
-def _by_size(sample: Sample) -> np.ndarray:
+def _shown_classes(sample: Sample) -> np.ndarray:
+    """Those with a colour of their own, in the order of their numbers."""
     counts = np.bincount(sample.labels, minlength=len(sample.classes))
-    return np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+    present = np.count_nonzero(counts)
+    most = present if present <= COLOURS else COLOURS - 1
+    return np.sort(np.argsort(-counts, kind="stable")[:most])
 
 
 def _class_key(sample: Sample) -> Html | None:
     if sample.labels is None:
         return None
-    order = _by_size(sample)
-    named = [sample.classes[c] for c in (order if len(order) <= COLOURS else order[: COLOURS - 1])]
-    if len(order) > COLOURS:
-        named.append(f"{len(order) - COLOURS + 1} other classes")
+    shown = _shown_classes(sample)
+    named = [sample.classes[c] for c in shown]
+    if others := len(np.unique(sample.labels)) - len(shown):
+        named.append(f"{others} other classes")
     dots = [tag("svg", tag("circle", cx=6, cy=6, r=5, class_=f"dot k{i}"), viewBox="0 0 12 12", width=12, height=12,
                 aria_hidden="true") for i in range(len(named))]  # fmt: skip
     items = [tag("li", dot, tag("bdi", name)) for dot, name in zip(dots, named, strict=True)]

@@ -51,11 +51,15 @@ def name(text: Any) -> Html:
 
 
 def table(head: list[Any], rows: Iterable[list[Any]], *, caption: str) -> Html:
-    """The first cell of every row is its heading. Scrolls sideways by itself where the screen is narrow."""
+    """The first cell of every row is its heading. Scrolls sideways by itself where the screen is narrow.
+
+    The caption stands outside of what scrolls, so that a narrow screen shows all of it.
+    """
     top = tag("tr", *(tag("th", cell, scope="col") for cell in head))
     body = [tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in rows]
-    whole = tag("table", tag("caption", caption), tag("thead", top), tag("tbody", *body))
-    return tag("div", whole, class_="scroll", role="region", tabindex="0", aria_label=caption)
+    whole = tag("table", tag("thead", top), tag("tbody", *body))
+    scrolls = tag("div", whole, class_="scroll", role="region", tabindex="0", aria_label=caption)
+    return join([tag("p", caption, class_="caption"), scrolls])
 
 
 def note(text: Any) -> Html:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tacit.report.markup import Html, Section, join, note, section, table, tag
@@ -12,6 +13,7 @@ SUMMARY = {
     "steps": ("Steps", lambda v: f"{v:,}"),
     "loss": ("Last loss", short),
     "knn": ("k-NN while training", share),
+    "rankme": ("RankMe while training", short),
     "seconds": ("Time", duration),
     "throughput": ("Records a second", short),
     "data_wait": ("Waiting for data", share),
@@ -73,7 +75,7 @@ def _facts(run: Run) -> dict[str, Any]:
     for found in run.evaluations:
         for r in found["results"]:
             if r["of"] == "run":
-                facts[f"{r['protocol']}, {r['metric']}"] = f"{share(r['value'])} ({_interval(r)})"
+                facts[f"{r['protocol']} {r['metric']}"] = f"{share(r['value'])} ({_interval(r)})"
     return {**facts, **_figures(summary or {})}
 
 
@@ -105,16 +107,15 @@ def probes_section(names: list[str], runs: list[Run]) -> Section:
 
 
 def _evaluation(found: dict[str, Any]) -> Html:
-    lowest = min([r["low"] for r in found["results"]], default=0.0)
+    span = _span(found["results"])
     rows = [
         [
-            f"{r['protocol']}, {r['metric']}", OF.get(r["of"], r["of"]), share(r["value"]), _interval(r),
-            _bar(r, lowest), f"{r['n']:,}", ", ".join(f"{k} = {v}" for k, v in flat(r.get("settings") or {}) if k),
+            f"{r['protocol']} {r['metric']}", OF.get(r["of"], r["of"]), share(r["value"]), _interval(r),
+            _bar(r, span), f"{r['n']:,}", ", ".join(f"{k} = {v}" for k, v in flat(r.get("settings") or {}) if k),
         ]
         for r in found["results"]
     ]  # fmt: skip
-    start = f"{100 * _floor(lowest):.0f} to 100 %"
-    head = ["Protocol", "Of", "Score", "95 % interval", start, "Test records", "Settings"]
+    head = ["Protocol", "Of", "Score", "95 % interval", f"{span[0]} to {span[1]} %", "Test records", "Settings"]
     split = found.get("split")
     return table(head, rows, caption=f"On {found.get('data')}" + (f", {split}" if split else ""))
 
@@ -123,19 +124,21 @@ def _interval(r: dict[str, Any]) -> str:
     return f"{100 * r['low']:.1f} to {100 * r['high']:.1f}"
 
 
-def _floor(lowest: float) -> float:
-    """The bars start at the last tenth below the lowest interval."""
-    return max(0.0, int(10 * lowest) / 10)
+def _span(results: list[dict[str, Any]]) -> tuple[int, int]:
+    """Per cent that the bars reach over: whole tens around every interval."""
+    low, high = min([r["low"] for r in results], default=0.0), max([r["high"] for r in results], default=1.0)
+    start = max(0, math.floor(10 * low))
+    return 10 * start, 10 * max(start + 1, math.ceil(10 * high))
 
 
-def _bar(r: dict[str, Any], lowest: float) -> Html:
-    start = min(_floor(lowest), 0.9)
-    low, value, high = (round(4 + 112 * (r[k] - start) / (1 - start), 1) for k in ("low", "value", "high"))
+def _bar(r: dict[str, Any], span: tuple[int, int]) -> Html:
+    start, end = span
+    low, value, high = (round(5 + 150 * (100 * r[k] - start) / (end - start), 1) for k in ("low", "value", "high"))
     colour = {"run": "k0", "random-init": "k1", "raw-input": "k2"}.get(r["of"], "k3")
     return tag(
         "svg",
-        tag("path", d="M4 10H116", class_="grid"),
+        tag("path", d="M5 10H155", class_="grid"),
         tag("path", d=f"M{low} 10H{high}", class_=f"interval {colour}"),
-        tag("circle", cx=value, cy=10, r=4, class_=f"dot {colour}"), viewBox="0 0 120 20", width=120, height=20,
+        tag("circle", cx=value, cy=10, r=4, class_=f"dot {colour}"), viewBox="0 0 160 20", width=160, height=20,
         aria_hidden="true",
     )  # fmt: skip

@@ -34,5 +34,5 @@ def page(title: str, intro: Html, sections: list[Section]) -> str:
         ],
         "\n",
     )
-    whole = tag("html", tag("head", head), "\n", tag("body", body), lang="en")
+    whole = tag("html", tag("head", head), tag("body", body), lang="en")
     return f"<!doctype html>\n{whole}\n"

@@ -44,14 +44,13 @@ nav a { display: inline-block; padding: 4px 0; }
 .cards dd { margin: 0; font-size: 1.15rem; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; margin: 12px 0; max-width: 100%; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--soft); padding-bottom: 4px; overflow-wrap: anywhere; }
+.caption { color: var(--soft); font-size: 0.9rem; margin: 16px 0 -8px; }
 th, td { text-align: left; padding: 5px 14px 5px 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
 thead th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
 tbody th { font-weight: 500; }
-th, td:not(:last-child) { min-width: 4.5em; }
-td, tbody th { max-width: 34em; overflow-wrap: anywhere; }
+td, th { max-width: 34em; }
 td svg { display: block; }
-.name { unicode-bidi: isolate; overflow-wrap: anywhere; }
+.name { display: inline-block; min-width: 9em; max-width: 34em; unicode-bidi: isolate; overflow-wrap: anywhere; }
 details { margin: 12px 0; }
 summary { cursor: pointer; padding: 6px 0; font-weight: 500; }
 figure { margin: 0; min-width: 0; }
@@ -59,7 +58,7 @@ figcaption { margin-top: 4px; }
 .grid-small, .grid-large { display: grid; gap: 28px 24px; margin: 12px 0; }
 .grid-small { grid-template-columns: repeat(auto-fill, minmax(min(310px, 100%), 1fr)); }
 .grid-large { grid-template-columns: repeat(auto-fill, minmax(min(440px, 100%), 1fr)); }
-.narrow { max-width: 560px; }
+.narrow { max-width: 460px; }
 .chart, .map { display: block; width: 100%; height: auto; }
 .map { background: var(--panel); border-radius: 6px; }
 svg text { font-size: 11px; fill: var(--soft); }
@@ -74,14 +73,17 @@ svg text.label { fill: var(--ink); }
 .k0 { --k: var(--c0); } .k1 { --k: var(--c1); } .k2 { --k: var(--c2); } .k3 { --k: var(--c3); } .k4 { --k: var(--c4); }
 .k5 { --k: var(--c5); } .k6 { --k: var(--c6); } .k7 { --k: var(--c7); } .k8 { --k: var(--c8); } .k9 { --k: var(--c9); }
 .strip { list-style: none; margin: 0 0 14px; padding: 0; display: flex; flex-wrap: wrap; gap: 8px; }
-.strip li { width: 64px; font-size: 0.8rem; color: var(--soft); text-align: center; }
-.strip img { display: block; width: 64px; height: 64px; object-fit: cover; border-radius: 4px; }
+.strip li { width: 56px; font-size: 0.8rem; color: var(--soft); text-align: center; }
+.strip img { display: block; width: 100%; height: auto; aspect-ratio: 1; object-fit: cover; border-radius: 4px; }
 .strip .query { color: var(--ink); font-weight: 600; margin-right: 8px; }
 .strip .query img { outline: 2px solid var(--link); outline-offset: 1px; }
 .strip .same span span { color: var(--good); }
 .strip .other span span { color: var(--bad); }
-.views td { padding: 0 8px 8px 0; border: 0; }
-.views img { display: block; width: 112px; max-width: none; border-radius: 4px; }
-.views.small img { width: 84px; image-rendering: pixelated; }
+.views { list-style: none; margin: 12px 0; padding: 0; display: flex; flex-wrap: wrap; gap: 16px 10px; }
+.views img { display: block; width: 100px; border-radius: 4px; }
+.views.small img { image-rendering: pixelated; }
+.views span { display: block; font-size: 0.8rem; color: var(--soft); margin-bottom: 6px; overflow-wrap: anywhere; }
+.views li { width: 100px; }
+@media (min-width: 800px) { .strip li { width: 72px; } }
 @media print { nav { display: none; } section { break-inside: avoid-page; } }
 """
