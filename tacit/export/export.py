@@ -111,8 +111,11 @@ def _readme(encoder: Encoder, to: str, target: Target) -> str:
 Exported by Tacit. Features have {encoder.width} numbers ({encoder.feature}) and agree with Tacit's to
 {target.tolerance:.0e} of the largest.
 
-Inputs: float32 [B, {i.channels}, {i.size}, {i.size}]. Resize the short side to {round(i.size / i.crop)} ({i.interpolation}), take the
-centre {i.size} x {i.size}, scale to 0..1, then subtract mean {_numbers(i.mean)} and divide by std {_numbers(i.std)}, per channel.
+Inputs: float32 [B, {i.channels}, {i.size}, {i.size}], made of an image by
+
+1. resizing its short side to {round(i.size / i.crop)} pixels ({i.interpolation}, antialiased),
+2. taking the centre {i.size} x {i.size} and scaling its values to 0..1,
+3. subtracting the mean {_numbers(i.mean)} and dividing by the standard deviation {_numbers(i.std)}, per channel.
 
 Run in this folder:
 

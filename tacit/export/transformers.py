@@ -65,9 +65,10 @@ def _inexpressible(encoder: Encoder) -> str | None:
         and all(isinstance(block.attn.q_norm, nn.Identity) for block in trunk.blocks)
         and isinstance(trunk.blocks[0].mlp.act, nn.GELU)
     )
-    if plain:
-        return None
-    return f"{encoder.arch} is neither a Swin (version 1) nor a plain ViT with a class token. Export it to timm, torch or onnx."
+    others = "Export it to timm, torch or onnx."
+    return (
+        None if plain else f"{encoder.arch} is neither a Swin (version 1) nor a plain ViT with a class token. {others}"
+    )
 
 
 def _swin_settings(encoder: Encoder) -> dict:
