@@ -107,11 +107,12 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
-    """The state dict inside however many wrappers."""
-    while isinstance(state, dict) and not any(isinstance(v, Tensor) for v in state.values()):
-        state = next((state[name] for name in WRAPPERS if isinstance(state.get(name), dict)), None)
-    return {name: value for name, value in (state or {}).items() if isinstance(value, Tensor)}
+def _tensors(state: Any) -> dict[str, Tensor]:
+    """The state dict inside however many wrappers; empty when there is none."""
+    if not isinstance(state, dict):
+        return {}
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    return tensors or _tensors(next((state[name] for name in WRAPPERS if name in state), None))
 
 
 def _timm_names(state: dict[str, Tensor], trunk: nn.Module) -> dict[str, Tensor]:
