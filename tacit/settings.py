@@ -109,6 +109,8 @@ def _convert(value: Any, hint: Any) -> Any:
                 raise ValueError
             return tuple(_convert(v, h) for v, h in zip(value, inner, strict=True))
     if typing.get_origin(members[0]) is tuple and isinstance(value, str):
+        if not value:
+            return ()
         return _convert([yaml.safe_load(part) for part in value.split(",")], hint)
     if int in members and isinstance(value, int):
         return value
@@ -152,7 +154,8 @@ def _allowed(field: dataclasses.Field, hint: Any) -> str:
     for member in _members(hint):
         if typing.get_origin(member) is tuple:
             inner = typing.get_args(member)
-            kinds.append("numbers a,b,…" if inner[-1] is Ellipsis else f"{len(inner)} values such as a,b")
+            several = "words a,b,…" if inner[0] is str else "numbers a,b,…"
+            kinds.append(several if inner[-1] is Ellipsis else f"{len(inner)} values such as a,b")
         else:
             kinds.append(names.get(member, getattr(member, "__name__", str(member))))
     text = " or ".join(kinds)

@@ -1,0 +1,318 @@
+"""Whole runs, small ones: what is written, what is repeated bit for bit, and how a run fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import tacit
+from tacit.engine import Step
+from tacit.engine.monitors import CollapseWatch, health
+from tacit.errors import BadSettings, DataError, RunFailed, UsageError
+from tacit.methods.image.moby import MoBY
+
+TINY = ["size=16", "hidden=32", "out=16", "queue_size=64", "patch=8", "check_every=0", "log_every=1"]
+COMMON = {"preset": "small", "encoder": "vit_mini", "batch_size": 16, "workers": 0, "quiet": True}
+
+
+def pretrain(data, out, *, extra=(), **changes):
+    return tacit.pretrain("moby", data, out, **{**COMMON, "set": [*TINY, *extra], "steps": 20, **changes})
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    return torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def finished(digits, tmp_path_factory):
+    return pretrain(digits, tmp_path_factory.mktemp("run") / "moby", extra=["check_every=1"])
+
+
+def test_the_run_folder_holds_all_that_is_promised(finished):
+    names = {str(p.relative_to(finished.path)) for p in finished.path.rglob("*") if p.is_file()}
+    for name in (
+        "settings.yaml", "environment.json", "summary.json", "metrics.csv", "bad_files.csv", "log.txt", "views.npz",
+        "checkpoints/last.ckpt", "checkpoints/best.ckpt", "encoder/model.safetensors", "encoder/encoder.json",
+    ):  # fmt: skip
+        assert name in names
+    assert any(name.startswith("tensorboard/events") for name in names)
+    assert not any(name.endswith(".part") for name in names)
+    metrics = finished.metrics
+    for name in (
+        "loss", "loss/q1k2", "loss/q2k1", "lr", "grad_norm", "feature_std", "rankme", "embedding_std", "embedding_rank",
+        "alignment", "uniformity", "positive_similarity", "negative_similarity", "queue_age", "momentum", "throughput",
+        "data_wait", "peak_memory",
+    ):  # fmt: skip
+        assert [step for step, _ in metrics[name]] == list(range(20))
+    assert len(metrics["knn"]) == 2
+    summary = finished.summary
+    assert summary["steps"] == 20
+    assert summary["verdict"] == "healthy"
+    assert summary["throughput"] == pytest.approx(16 / summary["step_time"])
+    with np.load(finished.path / "views.npz") as stored:
+        assert stored["views"].shape == (2, 8, 16, 16, 3)
+
+
+def test_rates_and_momentum_in_the_log_are_the_closed_forms(finished):
+    rates = [v for _, v in finished.metrics["lr"]]
+    settings = finished.settings["settings"]
+    peak = settings["lr"] * 16 / 512
+    assert rates[0] == rates[1] == pytest.approx(settings["lr_warmup"] * 16 / 512)
+    assert max(rates) < peak
+    momenta = [v for _, v in finished.metrics["momentum"]]
+    assert momenta[0] == pytest.approx(settings["momentum"])
+    assert momenta == sorted(momenta)
+
+
+def test_the_same_seed_is_the_same_run_and_another_is_not(finished, digits, tmp_path):
+    again = pretrain(digits, tmp_path / "again")
+    assert same(weights(again), weights(finished))  # though one of them looked at k-NN and the other did not
+    assert not same(weights(pretrain(digits, tmp_path / "other", seed=1)), weights(finished))
+
+
+def test_settings_yaml_makes_the_run_again(finished, tmp_path):
+    from tacit.cli import _from_config
+
+    given = _from_config(str(finished.path / "settings.yaml"))
+    run = tacit.pretrain(
+        given["method"], given["data"], tmp_path / "again", preset=given["preset"], set=given["set"],
+        steps=given["steps"], seed=given["seed"], workers=0, quiet=True,
+    )  # fmt: skip
+    assert same(weights(run), weights(finished))
+
+
+def test_workers_change_nothing(digits, tmp_path, finished):
+    losses = [v for _, v in finished.metrics["loss"]]
+    for workers in (1, 3):
+        run = pretrain(digits, tmp_path / str(workers), workers=workers)
+        assert [v for _, v in run.metrics["loss"]] == losses
+        assert same(weights(run), weights(finished))
+
+
+def test_micro_batches_keep_records_steps_and_queue(digits, tmp_path):
+    whole = pretrain(digits, tmp_path / "whole", steps=5)
+    split = pretrain(digits, tmp_path / "split", steps=5, extra=["accumulate=2"])
+    assert split.summary["steps"] == whole.summary["steps"] == 5
+    for run in (whole, split):
+        state = weights(run)
+        assert int(state["method.queue.enqueued"]) == 80
+    assert split.metrics["lr"] == whole.metrics["lr"]
+
+
+def test_a_run_killed_at_any_step_goes_on_bit_for_bit(digits, tmp_path, finished, monkeypatch):
+    """In one process: the saved state of every step leads to the end of the unbroken run."""
+    from tacit.engine.checkpoints import Saver
+
+    class Killed(BaseException):
+        pass
+
+    real = Saver.save
+
+    def save_then_die(self, trainer, module):
+        real(self, trainer, module)
+        if module.step < module.steps:
+            raise Killed
+
+    monkeypatch.setattr(Saver, "save", save_then_die)
+    out = tmp_path / "broken"
+    for _ in range(40):
+        try:
+            run = pretrain(digits, out, extra=["save_every=0.25"], resume=True)
+            break
+        except Killed:
+            continue
+    else:
+        pytest.fail("the run never ended")
+    assert same(weights(run), weights(finished))
+    assert [s for s, _ in run.metrics["loss"]] == list(range(20))
+    assert run.metrics["loss"] == finished.metrics["loss"]
+
+
+def test_sigkill_leaves_nothing_half_written(digits, tmp_path, finished):
+    out = tmp_path / "killed"
+    settings = [a for s in [*TINY, "save_every=0.1"] for a in ("--set", s)]
+    arguments = [
+        "pretrain", "moby", "--data", str(digits), "--out", str(out), "--preset", "small", "--encoder", "vit_mini",
+        "--batch-size", "16", "--steps", "20", "--workers", "1", "--resume", *settings,
+    ]  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-m", "tacit.cli", *arguments], stderr=subprocess.DEVNULL)
+    last = out / "checkpoints" / "last.ckpt"
+    deadline = time.time() + 120
+    while not last.is_file() and time.time() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    run = pretrain(digits, out, resume=True)
+    assert same(weights(run), weights(finished))
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(digits, tmp_path, finished, monkeypatch, capsys):
+    from tacit.engine.train import Watch
+
+    real = Watch.on_train_batch_end
+
+    def interrupt(self, trainer, module, *rest):
+        if module.step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+        real(self, trainer, module, *rest)
+
+    monkeypatch.setattr(Watch, "on_train_batch_end", interrupt)
+    with pytest.raises(RunFailed, match=r"step 7 of 20, saved.*--resume"):
+        pretrain(digits, tmp_path / "run")
+    monkeypatch.setattr(Watch, "on_train_batch_end", real)
+    run = pretrain(digits, tmp_path / "run", resume=True)
+    assert same(weights(run), weights(finished))
+
+
+def test_a_finished_run_is_left_alone(finished, digits):
+    with pytest.raises(UsageError, match=r"holds a run \(moby, 20 steps done\).*--resume"):
+        pretrain(digits, finished.path)
+    before = weights(finished)
+    pretrain(digits, finished.path, resume=True, extra=["check_every=1"])
+    assert same(weights(finished), before)
+
+
+def test_only_the_same_run_goes_on(finished, digits):
+    with pytest.raises(BadSettings, match=r"temperature = 0.5: the run was begun with temperature = 0.2"):
+        pretrain(digits, finished.path, resume=True, extra=["temperature=0.5"])
+    with pytest.raises(BadSettings, match="seed = 3"):
+        pretrain(digits, finished.path, resume=True, seed=3)
+
+
+def test_an_encoder_starts_from_another_run(finished, digits, tmp_path):
+    run = pretrain(
+        digits, tmp_path / "next", init=str(finished.path), steps=1, extra=["lr=0", "lr_end=0", "lr_warmup=0"]
+    )
+    started, source = weights(run), weights(finished)
+    name = "method.encoder.trunk.blocks.0.mlp.fc1.weight"
+    assert torch.equal(started[name], source[name])
+
+
+def test_old_checkpoints_are_kept_and_dropped_as_asked(digits, tmp_path):
+    run = pretrain(digits, tmp_path / "run", steps=48, extra=["keep_every=1", "keep=2"])
+    names = sorted(p.name for p in (run.path / "checkpoints").iterdir())
+    assert [n for n in names if n.startswith("step-")] == ["step-00000036.ckpt", "step-00000048.ckpt"]
+
+
+def with_broken(digits, folder, bad: int):
+    copy = shutil.copytree(digits, folder)
+    paths = sorted(copy.glob("*/*.png"))[::3]
+    kinds = [b"", b"<html></html>", paths[-1].read_bytes()[:60], b"PK\x03\x04zip", bytes(64)]
+    for i, path in enumerate(paths[:bad]):
+        path.write_bytes(kinds[i % len(kinds)])
+    return copy, {str(p.relative_to(copy)) for p in paths[:bad]}
+
+
+def test_every_broken_file_is_listed_with_a_reason(digits, tmp_path):
+    folder, broken = with_broken(digits, tmp_path / "data", 10)
+    run = pretrain(folder, tmp_path / "run", max_bad=0.1, steps=12)
+    assert {name for name, _ in run.bad_files} == broken
+    assert {reason.split(" (")[0] for _, reason in run.bad_files} >= {"empty file", "not an image", "truncated"}
+    assert run.summary["bad_files"] == 10
+
+
+def test_too_many_broken_files_stop_the_run_with_counts_and_the_way_on(digits, tmp_path):
+    folder, _ = with_broken(digits, tmp_path / "data", 40)
+    with pytest.raises(
+        DataError, match=r"of 200 files could not be read: .*more than --max-bad 0.01 .*--resume --max-bad"
+    ):
+        pretrain(folder, tmp_path / "run")
+    assert tacit.Run(tmp_path / "run").bad_files
+    run = pretrain(folder, tmp_path / "run", resume=True, max_bad=0.5)
+    assert run.summary["bad_files"] == 40
+
+
+def test_too_few_records_are_said_before_training(digits, tmp_path):
+    with pytest.raises(DataError, match="200 records are fewer than one batch of 512"):
+        tacit.pretrain("moby", digits, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_steps_once_and_writes_nothing(digits, tmp_path):
+    found = pretrain(digits, tmp_path / "run", dry_run=True)
+    assert found["steps"] == 20
+    assert found["step_time"] > 0
+    assert found["parameters"] > found["encoder_parameters"]
+    assert not (tmp_path / "run").exists()
+
+
+class Exploding(MoBY):
+    def loss(self, views, progress):
+        step = super().loss(views, progress)
+        factor = float("nan") if progress.step == 5 else 1.0
+        return Step({name: term * factor for name, term in step.terms.items()}, step.signals)
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_are_touched(digits, tmp_path, monkeypatch):
+    monkeypatch.setitem(tacit.methods.METHODS, "moby", f"{__name__}:Exploding")
+    with pytest.raises(RunFailed, match=r"At step 5 the loss term 'q1k2' is nan.*--set lr="):
+        pretrain(digits, tmp_path / "run", extra=["save_every=0.1"])
+    assert all(torch.isfinite(v).all() for v in weights(tacit.Run(tmp_path / "run")).values())
+
+
+class Pulling(MoBY):
+    """No negatives, and the pull of two views on each other: the textbook collapse."""
+
+    def loss(self, views, progress):
+        step = super().loss(views, progress)
+        q = self.predictor(self.projector(self.encoder(torch.cat([v["image"] for v in views]))))
+        pull = (q - q.detach().roll(1, 0)).square().sum(1).mean()
+        return Step({"pull": pull}, step.signals)
+
+
+def test_a_collapse_is_called_by_name_and_stops_the_run(digits, tmp_path, monkeypatch):
+    monkeypatch.setitem(tacit.methods.METHODS, "moby", f"{__name__}:Pulling")
+    extra = ["lr=2", "lr_warmup=0.5", "weight_decay=0", "warmup_epochs=0"]
+    with pytest.raises(RunFailed, match=r"Collapse at step \d+: .*Usual remedies"):
+        pretrain(digits, tmp_path / "run", steps=120, extra=extra)
+    assert tacit.Run(tmp_path / "run").summary["verdict"].startswith("collapsed at step")
+
+
+def test_the_watch_calls_what_lasts_and_not_what_passes():
+    good, bad = {"embedding_std": 0.8, "embedding_rank": 30.0}, {"embedding_std": 0.01, "embedding_rank": 30.0}
+    watch = CollapseWatch(patience=3)
+    assert [watch.see(v) for v in (good, bad, bad, good, bad, bad)] == [None] * 6
+    assert "nearly the same" in watch.see(bad)
+    assert "1.2 directions" in CollapseWatch(patience=1).see({"embedding_std": 0.8, "embedding_rank": 1.2})
+
+
+def test_health_of_known_embeddings():
+    x = torch.eye(8)
+    values = health({"embeddings": x, "positives": x, "negatives": -x, "features": x})
+    assert values["positive_similarity"] == 1
+    assert values["alignment"] == 0
+    assert values["embedding_rank"] == pytest.approx(7, rel=1e-3)
+    assert health({"embeddings": torch.ones(8, 4) / 2})["embedding_std"] == pytest.approx(0, abs=1e-6)
+
+
+def test_one_channel_and_four(tmp_path):
+    rng = np.random.default_rng(0)
+    for channels in (1, 4):
+        data = rng.integers(0, 256, (40, 20, 20, channels), dtype=np.uint8)
+        run = pretrain(data, tmp_path / str(channels), steps=2, extra=[f"channels={channels}"])
+        assert run.summary["steps"] == 2
+        assert "saturation" in (run.path / "log.txt").read_text()
+
+
+def test_mixed_sources_with_weights(digits, tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "one.png")
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for i in range(5):
+        shutil.copy(tmp_path / "one.png", folder / f"{i}.png")
+    run = pretrain([digits, folder], tmp_path / "run", weights=[1, 1], steps=2)
+    assert yaml.safe_load((run.path / "settings.yaml").read_text())["weights"] == [1, 1]
