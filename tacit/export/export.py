@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,36 +56,54 @@ def export(encoder: Encoder, to: str, out: str | os.PathLike, *, check: bool = T
     if to not in TARGETS:
         raise Unknown("export target", to, TARGETS)
     out = Path(out)
-    if not _free(out):
-        raise UsageError(f"--out {out} holds other things than an earlier export; choose a new folder.")
+    if other := _in_the_way(out):
+        raise UsageError(f"--out {out}: {other}. Choose a new folder.")
     target = TARGETS[to]
     encoder = copy.deepcopy(encoder).cpu().eval()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        made = Path(temporary) / "export"
-        made.mkdir()
+    with _beside(out) as made:
         target.write(encoder, made)
         write_text(made / "README.md", _readme(encoder, to, target))
         files = sorted([*(p.name for p in made.iterdir()), ABOUT])
-        write_json(made / ABOUT, encoders.describe(encoder) | {"exported": to, "files": files})
         difference = _difference(encoder, target, made) if check else None
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(made, out)
+        _replace(out, made, files)
+        write_json(out / ABOUT, encoders.describe(encoder) | {"exported": to, "files": files})
     return {"to": to, "out": str(out), "files": files, "difference": difference, "tolerance": target.tolerance}
 
 
 ABOUT = "encoder.json"
 
 
-def _free(out: Path) -> bool:
-    """Nothing there, an empty folder, or an earlier export with nothing added to it."""
+def _in_the_way(out: Path) -> str | None:
+    """A new or an empty folder will do, and an earlier export with nothing added to it."""
     if not out.exists():
-        return not out.is_symlink()
+        return None
     if not out.is_dir():
-        return False
-    there = {p.name for p in out.iterdir()}
-    return not there or (ABOUT in there and there <= set((read_json(out / ABOUT) or {}).get("files", ())))
+        return "is a file"
+    earlier = (read_json(out / ABOUT) or {}).get("files", [])
+    others = sorted({p.name for p in out.iterdir()} - set(earlier))
+    return f"holds other things than an earlier export, for example {others[0]!r}" if others else None
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A folder inside `out`, on its disk, that is gone afterwards; and so is `out` if it was made for nothing."""
+    new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as temporary:
+            yield Path(temporary)
+    finally:
+        if new and not any(out.iterdir()):
+            out.rmdir()
+
+
+def _replace(out: Path, made: Path, files: list[str]) -> None:
+    """Put the new files in place of the earlier export's. `out` itself stays: it may be a mount or where one stands."""
+    for old in (p for p in out.iterdir() if p.name not in (made.name, ABOUT)):
+        old.unlink()
+    for name in files:
+        if name != ABOUT:
+            os.replace(made / name, out / name)
 
 
 @torch.no_grad()

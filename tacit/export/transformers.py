@@ -106,8 +106,13 @@ def _vit_settings(encoder: Encoder) -> dict:
 
 def read(folder: Path):
     from transformers import AutoModel
+    from transformers.utils import logging
 
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     model = AutoModel.from_pretrained(folder).eval()
+    if shown:
+        logging.enable_progress_bar()
 
     @torch.no_grad()
     def features(x: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -178,3 +179,9 @@ def test_means_of_any_channels_are_kept():
     encoder = encoders.build("vit_mini", size=16, channels=2, mean=(0.1, 0.2), std=(0.3, 0.4))
     assert encoder.inputs.mean == (0.1, 0.2)
     assert encoder.inputs.std == (0.3, 0.4)
+
+
+def test_the_refusal_shown_in_the_documentation_is_the_real_one():
+    page = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text(encoding="utf-8")
+    (problem,) = encoders.problems("swin_mini", 24)
+    assert problem in page

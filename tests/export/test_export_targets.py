@@ -137,9 +137,9 @@ def test_unknown_targets_and_full_folders_are_refused(tmp_path):
     full = tmp_path / "b"
     full.mkdir()
     (full / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match="other things"):
+    with pytest.raises(UsageError, match=r"other things .* 'thesis.txt'\. Choose"):
         export(encoder, "timm", full)
-    with pytest.raises(UsageError, match="other things"):
+    with pytest.raises(UsageError, match="is a file"):
         export(encoder, "timm", full / "thesis.txt")
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
 
@@ -154,6 +154,13 @@ def test_an_earlier_export_is_replaced_whole_but_not_with_a_file_of_the_user_in_
     with pytest.raises(UsageError, match="other things"):
         export(encoder, "timm", out)
     assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_the_folder_one_stands_in_will_do_and_files_are_for_all_to_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = export(small("vit_mini"), "timm", ".")
+    assert sorted(p.name for p in tmp_path.iterdir()) == done["files"]
+    assert all(p.stat().st_mode & 0o444 == 0o444 for p in tmp_path.iterdir())
 
 
 def test_wrong_features_fail_and_leave_what_was_there(tmp_path, monkeypatch):
