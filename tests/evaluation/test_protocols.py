@@ -1,0 +1,187 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from tacit import encoders, evaluation
+from tacit.data import open_source
+from tacit.errors import DataError, Unknown
+from tacit.evaluation import intervals, label_free
+from tacit.evaluation.evaluate import random_twin
+from tacit.evaluation.few_shot import few_shot
+from tacit.evaluation.knn import knn_predict
+from tacit.evaluation.linear import fit_logistic, linear_sgd, logistic, sgd_schedule, stratified
+
+
+def clouds(count: int = 300, classes: int = 3, width: int = 8, seed: int = 0, apart: float = 2.0):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(classes, size=count)
+    centres = np.random.default_rng(99).normal(size=(classes, width)) * apart
+    return torch.from_numpy(centres[y] + rng.normal(size=(count, width))).float(), torch.from_numpy(y)
+
+
+def test_knn_agrees_with_scikit_learn_and_with_the_slow_sum():
+    (bank, y), (query, _) = clouds(), clouds(80, seed=1)
+    unit = lambda x: torch.nn.functional.normalize(x, dim=1)  # noqa: E731
+
+    def weight(distance):  # squared Euclidean distance of unit rows is 2 - 2 cos
+        return np.exp((1 - distance**2 / 2) / 0.07)
+
+    theirs = KNeighborsClassifier(20, weights=weight).fit(unit(bank).numpy(), y.numpy())
+    ours = knn_predict(bank, y, query, k=20, classes=3)
+    assert (ours.numpy() == theirs.predict(unit(query).numpy())).all()
+    similarity = unit(query) @ unit(bank).T
+    for row, predicted in zip(similarity, ours, strict=True):
+        values, nearest = row.topk(20)
+        votes = [sum(math.exp(v / 0.07) for v, i in zip(values, nearest, strict=True) if y[i] == c) for c in range(3)]
+        assert int(np.argmax(votes)) == int(predicted)
+
+
+def test_knn_does_not_depend_on_its_blocks_and_copes_with_small_banks():
+    (bank, y), (query, _) = clouds(30), clouds(50, seed=1)
+    whole = knn_predict(bank, y, query, k=100, classes=3, block=1000)
+    assert torch.equal(whole, knn_predict(bank, y, query, k=100, classes=3, block=7))
+
+
+def test_logistic_regression_finds_scikit_learns_optimum():
+    x, y = clouds(apart=0.5)
+    strength = 1e-2
+    ones = torch.cat([x, torch.ones(len(x), 1)], dim=1)
+    w = fit_logistic(ones, y, 3, strength)
+    theirs = LogisticRegression(C=1 / (strength * len(x)), tol=1e-8, max_iter=1000).fit(x.numpy(), y.numpy())
+    ours, expected = torch.softmax(ones @ w, dim=1).numpy(), theirs.predict_proba(x.numpy())
+    np.testing.assert_allclose(ours, expected, atol=2e-3)
+
+
+def test_the_strength_is_chosen_without_the_test_set():
+    (x, y), (x_test, _) = clouds(apart=0.5), clouds(50, seed=1, apart=0.5)
+    predicted, strength = logistic(x, y, x_test, classes=3)
+    other, same = logistic(x, y, x_test[:5] * 100, classes=3)
+    assert strength == same
+    assert len(predicted) == 50
+    assert len(other) == 5
+
+
+def test_held_out_parts_keep_every_class_on_both_sides():
+    y = np.array([0] * 50 + [1] * 10 + [2] * 2)
+    first, second = stratified(y, 0.2, seed=0)
+    assert sorted([*first, *second]) == list(range(62))
+    assert np.bincount(y[second]).tolist() == [10, 2, 1]
+
+
+def test_few_shot_draws_and_refuses():
+    (x, y), (x_test, y_test) = clouds(), clouds(100, seed=1)
+    scores = few_shot(x, y, x_test, y_test, classes=3, shots=5, draws=4)
+    assert scores.shape == (4,)
+    assert scores.min() > 0.8
+    assert np.array_equal(scores, few_shot(x, y, x_test, y_test, classes=3, shots=5, draws=4))
+    with pytest.raises(DataError, match="200-shot needs 200 training records of every class"):
+        few_shot(x, y, x_test, y_test, classes=3, shots=200)
+
+
+@pytest.mark.parametrize(("step", "rate"), [(0, 5e-7), (500, 1.0), (5000, 0.5 * (1 + 5e-6)), (10000, 5e-6)])
+def test_the_rates_of_the_published_probe(step, rate):
+    assert sgd_schedule(step, 10_000, 500, 512) == pytest.approx(rate, rel=7e-3)
+    assert sgd_schedule(step, 10_000, 500, 128) == pytest.approx(sgd_schedule(step, 10_000, 500, 512) / 4)
+
+
+def test_the_sgd_probe_leaves_the_encoder_alone_and_learns(digits):
+    torch.manual_seed(0)
+    encoder = encoders.build("vit_mini", size=16, patch=8, drop_path=0.2)
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    source = open_source(digits)
+    found = evaluation.features(encoder, source)
+    predicted = linear_sgd(encoder, source, found.x, classes=10, epochs=12, batch_size=64)
+    assert not encoder.training
+    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+    assert (predicted == found.y).float().mean() > 0.3
+
+
+def test_intervals_hold_what_they_should():
+    right = np.array([1.0] * 80 + [0.0] * 20)
+    low, high = intervals.bootstrap(right)
+    half = 1.96 * math.sqrt(0.8 * 0.2 / 100)
+    assert (low, high) == (pytest.approx(0.8 - half, abs=0.02), pytest.approx(0.8 + half, abs=0.02))
+    values = np.array([0.1, 0.2, 0.4])
+    assert intervals.over_draws(values) == pytest.approx(
+        stats.t.interval(0.95, 2, loc=values.mean(), scale=stats.sem(values))
+    )
+    assert intervals.over_draws(np.array([0.3])) == (0.3, 0.3)
+    gain, low, high = evaluation.difference(values + 0.1, values)
+    assert (gain, low, high) == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_label_free_measures_at_their_closed_forms():
+    eye = torch.eye(6)
+    assert label_free.rankme(eye).item() == pytest.approx(6, rel=1e-4)
+    assert label_free.rankme(torch.ones(6, 4)).item() == pytest.approx(1, rel=1e-4)
+    assert label_free.alignment(eye, eye).item() == 0
+    assert label_free.alignment(eye, -eye).item() == pytest.approx(4)
+    assert label_free.uniformity(torch.ones(5, 3)).item() == pytest.approx(0, abs=1e-6)
+    assert label_free.uniformity(eye).item() == pytest.approx(-4, abs=1e-5)  # all pairs at squared distance 2, t = 2
+    assert label_free.feature_std(torch.ones(5, 3)).item() == pytest.approx(0, abs=1e-6)
+    spread = torch.randn(4000, 64, generator=torch.Generator().manual_seed(0))
+    assert label_free.feature_std(spread).item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> encoders.Encoder:
+    torch.manual_seed(0)
+    return encoders.build("vit_mini", size=16, patch=8)
+
+
+def test_scores_come_with_baselines_and_intervals(encoder, digits):
+    result = evaluation.evaluate(encoder, open_source(digits), None, ["few_shot", "knn", "linear"])
+    rows = result["results"]
+    assert [r["protocol"] for r in rows] == ["few_shot"] * 3 + ["knn"] * 3 + ["linear"] * 3
+    assert {r["of"] for r in rows} == {"run", "random-init", "raw-input"}
+    for row in rows:
+        assert set(row) == {"protocol", "metric", "value", "low", "high", "n", "of", "settings"}
+        assert row["low"] <= row["value"] <= row["high"]
+    raw = {r["protocol"]: r["value"] for r in rows if r["of"] == "raw-input"}
+    assert raw["knn"] > 0.8
+    json.dumps(result)
+    assert "a fifth of each class" in result["split"]
+    assert rows == evaluation.evaluate(encoder, open_source(digits), None, ["few_shot", "knn", "linear"])["results"]
+
+
+def test_the_random_twin_is_the_same_architecture_drawn_afresh(encoder):
+    twin, again = random_twin(encoder, 7), random_twin(encoder, 7)
+    assert twin.inputs == encoder.inputs
+    shapes = {k: v.shape for k, v in encoder.state_dict().items()}
+    assert {k: v.shape for k, v in twin.state_dict().items()} == shapes
+    assert torch.equal(twin.trunk.pos_embed, again.trunk.pos_embed)
+    assert not torch.equal(twin.trunk.pos_embed, encoder.trunk.pos_embed)
+
+
+def test_features_are_those_of_eval_mode_and_say_what_they_left_out(encoder, digits, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(digits, tmp_path / "copy")
+    (folder / "3" / sorted(p.name for p in (folder / "3").iterdir())[0]).write_bytes(b"")
+    source = open_source(folder)
+    found = evaluation.features(encoder.train(), source, batch_size=64)
+    assert found.x.shape == (199, encoder.width)
+    assert [reason for _, reason in found.bad] == ["empty file"]
+    again = evaluation.features(encoder, source, batch_size=7, workers=1)
+    torch.testing.assert_close(found.x, again.x, atol=1e-5, rtol=1e-4)
+
+
+def test_what_cannot_be_scored_is_said(encoder, digits, tmp_path):
+    with pytest.raises(Unknown, match="Did you mean 'knn'"):
+        evaluation.evaluate(encoder, open_source(digits), None, ["kmn"])
+    with pytest.raises(DataError, match=r"has no labels.*class folders"):
+        evaluation.evaluate(encoder, open_source(digits, labels=None), None, ["knn"])
+    one = open_source(digits).select(np.arange(5))
+    with pytest.raises(DataError, match="one class"):
+        evaluation.evaluate(encoder, one, None, ["knn"])
+    with torch.no_grad():
+        broken = encoders.build("vit_mini", size=16, patch=8)
+        broken.trunk.norm.weight.fill_(float("nan"))
+    with pytest.raises(DataError, match="not numbers"):
+        evaluation.features(broken, open_source(digits))

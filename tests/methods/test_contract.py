@@ -1,0 +1,161 @@
+"""What every method owes the house, tested on each one the table names, at its own tiny settings."""
+
+import dataclasses
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+
+import tacit
+from tacit.data import Cut
+from tacit.encoders import Encoder
+from tacit.engine import Method, Progress, Recipe
+from tacit.engine.recipe import problems as recipe_problems
+from tacit.errors import Unknown
+from tacit.methods import METHODS, find
+from tacit.settings import describe, from_dict, problems, to_dict
+from tacit.views import collate, finish, rng
+
+BATCH = 8
+
+
+@pytest.fixture(params=METHODS)
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def cls(name) -> type[Method]:
+    return find(name)
+
+
+def settings_of(cls: type[Method]) -> Recipe:
+    tiny = {"size": 16, "batch_size": BATCH, **cls.tiny}
+    return dataclasses.replace(cls.presets["small"], **tiny)
+
+
+def make(cls: type[Method], seed: int = 0) -> Method:
+    torch.manual_seed(seed)
+    return cls(settings_of(cls))
+
+
+def batch(method: Method, seed: int = 0) -> list[dict[str, torch.Tensor]]:
+    """A batch the way the engine makes it: parameters drawn by record, crops, then `finish`."""
+    pipelines = method.views()
+    g = torch.Generator().manual_seed(seed)
+    samples = []
+    for i in range(BATCH):
+        params = [view.draw(rng(seed, 0, i, number), 20, 20) for number, view in enumerate(pipelines)]
+        cuts = [view.cut(p) for view, p in zip(pipelines, params, strict=True)]
+        assert all(isinstance(cut, Cut) for cut in cuts)
+        crops = [torch.randint(0, 256, (*cut.size, 3), generator=g, dtype=torch.uint8).numpy() for cut in cuts]
+        samples.append({"crops": crops, "params": params, "index": i, "label": -1, "bad": []})
+    return finish(collate(samples), pipelines)
+
+
+def steps(method: Method, count: int) -> list[float]:
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-3)
+    losses = []
+    for step in range(count):
+        torch.manual_seed(step)
+        progress = Progress(step, 20, 10)
+        method.before_step(progress)
+        part = method.loss(batch(method, seed=0), progress)
+        loss = sum(part.terms.values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        method.after_step([part.signals], progress)
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def test_it_says_what_it_is(cls):
+    for field in ("title", "paper", "modality", "family"):
+        assert getattr(cls, field)
+    assert "arXiv" in cls.paper
+    assert {"paper", "small"} <= set(cls.presets)
+    assert issubclass(cls.Settings, Recipe)
+    assert cls.Settings.__mro__[1] is Recipe  # one level of inheritance
+    assert dataclasses.is_dataclass(cls.Settings)
+    assert cls.Settings.__dataclass_params__.frozen
+
+
+def test_a_paper_is_a_file(cls):
+    path = Path(inspect.getfile(cls))
+    assert len(path.read_text().splitlines()) <= 160
+    assert "arXiv" in inspect.getmodule(cls).__doc__
+
+
+def test_every_setting_has_a_sentence_and_survives_a_file(cls):
+    for preset in cls.presets.values():
+        assert all(row["help"] for row in describe(preset))
+        assert from_dict(cls.Settings, to_dict(preset)) == preset
+
+
+def test_its_presets_are_sound(cls):
+    for preset in cls.presets.values():
+        assert problems(preset) + recipe_problems(preset) + cls.problems(preset) == []
+
+
+def test_the_loss_is_a_finite_sum_of_scalars_with_gradients(cls):
+    method = make(cls)
+    part = method.loss(batch(method), Progress(0, 20, 10))
+    assert part.terms
+    for term in part.terms.values():
+        assert term.ndim == 0
+        assert torch.isfinite(term)
+    sum(part.terms.values()).backward()
+    assert isinstance(method.encoder, Encoder)
+    assert all(p.grad is not None for p in method.encoder.parameters() if p.requires_grad)
+    assert not any(s.requires_grad for s in part.signals.values())
+
+
+def test_the_loss_of_one_batch_falls(cls):
+    losses = steps(make(cls), 12)
+    assert min(losses[-3:]) < losses[0]
+
+
+def test_the_same_seed_gives_the_same_steps(cls):
+    first, second = make(cls), make(cls)
+    assert steps(first, 2) == steps(second, 2)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_its_state_goes_on_where_it_stopped(cls):
+    whole, broken = make(cls), make(cls)
+    steps(whole, 2)
+    steps(broken, 2)
+    fresh = make(cls, seed=9)
+    fresh.load_state_dict(broken.state_dict())
+    progress = Progress(2, 20, 10)
+    values = []
+    for method in (whole, fresh):
+        torch.manual_seed(0)
+        method.before_step(progress)
+        values.append(float(sum(method.loss(batch(method, 3), progress).terms.values()).detach()))
+    assert values[0] == values[1]
+
+
+def test_other_channels_than_three(cls):
+    settings = dataclasses.replace(settings_of(cls), channels=2)
+    assert cls(settings).encoder.inputs.channels == 2
+
+
+def test_the_signals_let_the_monitors_see_a_collapse(cls):
+    method = make(cls)
+    signals = method.loss(batch(method), Progress(0, 20, 10)).signals
+    assert signals["features"].shape[1] == method.encoder.width
+    assert signals["embeddings"].ndim == 2
+
+
+def test_an_unknown_method_is_answered_with_the_nearest():
+    with pytest.raises(Unknown, match="Did you mean 'moby'"):
+        find("mobi")
+
+
+def test_the_table_names_every_method_file():
+    root = Path(tacit.__file__).parent / "methods"
+    files = {p.stem for p in root.glob("*/*.py") if p.stem != "__init__"}
+    assert files == {target.split(":")[0].rsplit(".", 1)[1] for target in METHODS.values()}
