@@ -56,10 +56,16 @@ def table(head: list[Any], rows: Iterable[list[Any]], *, caption: str) -> Html:
     The caption stands outside of what scrolls, so that a narrow screen shows all of it.
     """
     top = tag("tr", *(tag("th", cell, scope="col") for cell in head))
-    body = [tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in rows]
+    body = [tag("tr", tag("th", row[0], scope="row"), *map(_cell, row[1:])) for row in rows]
     whole = tag("table", tag("thead", top), tag("tbody", *body))
     scrolls = tag("div", whole, class_="scroll", role="region", tabindex="0", aria_label=caption)
     return join([tag("p", caption, class_="caption"), scrolls])
+
+
+def _cell(value: Any) -> Html:
+    """Figures and single words stay on one line."""
+    is_short = not isinstance(value, Html) and len(str(value)) <= 24
+    return tag("td", value, class_="short" if is_short else None)
 
 
 def note(text: Any) -> Html:

@@ -24,7 +24,7 @@ body { margin: 0 auto; max-width: 1200px; padding: 16px; background: var(--paper
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 8px; overflow-wrap: anywhere; }
 h2 { font-size: 1.3rem; margin: 40px 0 12px; padding-bottom: 4px; border-bottom: 1px solid var(--rule); }
 h3 { font-size: 1.1rem; margin: 24px 0 8px; overflow-wrap: anywhere; }
-h4 { font-size: 1rem; margin: 0 0 4px; }
+h4 { font-size: 1rem; margin: 0 0 4px; overflow-wrap: anywhere; }
 p { margin: 8px 0; max-width: 75ch; overflow-wrap: anywhere; }
 a { color: var(--link); }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
@@ -49,6 +49,8 @@ th, td { text-align: left; padding: 5px 14px 5px 0; border-bottom: 1px solid var
 thead th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
 tbody th { font-weight: 500; }
 td, th { max-width: 34em; }
+tbody th, td:not(.short) { min-width: 8em; overflow-wrap: anywhere; }
+td.short { white-space: nowrap; }
 td svg { display: block; }
 .name { display: inline-block; min-width: 9em; max-width: 34em; unicode-bidi: isolate; overflow-wrap: anywhere; }
 details { margin: 12px 0; }
