@@ -280,14 +280,21 @@ def export(what: Any, to: str, out: str | os.PathLike, *, check: bool = True) ->
     return export_encoder(_encoder(what), to, Path(out), check=check)
 
 
-def report(runs: Any, out: str | os.PathLike, *, data: Any = None, limit: int = 2000, seed: int = 0) -> Path:
+def report(
+    runs: Any,
+    out: str | os.PathLike,
+    *,
+    data: Any = None,
+    limit: int = 2000,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Path:
     """One self-contained HTML page about one run, or several side by side."""
     from tacit.report import report as write_report
 
     many = runs if isinstance(runs, list | tuple) else [runs]
-    return write_report(
-        [run if isinstance(run, Run) else Run(run) for run in many], Path(out), data=data, limit=limit, seed=seed
-    )
+    found = [run if isinstance(run, Run) else Run(run) for run in many]
+    return write_report(found, Path(out), data=data, limit=limit, seed=seed, progress=progress)
 
 
 def methods_table(modality: str | None = None) -> list[dict[str, Any]]:

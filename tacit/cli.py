@@ -228,7 +228,8 @@ def report(
     """
     from tacit import api
 
-    path = api.report(runs, out, data=data, limit=limit, seed=seed)
+    with _bar() as progress:
+        path = api.report(runs, out, data=data, limit=limit, seed=seed, progress=progress)
     print(api.to_json({"out": str(path)}) if json else f"Wrote {path}")
 
 

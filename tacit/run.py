@@ -15,6 +15,7 @@ evaluations/        one JSON a protocol run
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import tempfile
@@ -63,17 +64,17 @@ class Run:
     def metrics(self) -> dict[str, list[tuple[int, float]]]:
         """`{name: [(step, value), …]}` in the order of the steps."""
         curves: dict[str, list[tuple[int, float]]] = {}
-        for row in _read_csv(self.path / "metrics.csv"):
+        for row in read_csv(self.path / "metrics.csv"):
             step = int(row.pop("step"))
             for name, text in row.items():
-                if text not in ("", None):
+                if text:
                     curves.setdefault(name, []).append((step, float(text)))
         return curves
 
     @property
     def bad_files(self) -> list[tuple[str, str]]:
         """`[(name, reason), …]`."""
-        return [(row["name"], row["reason"]) for row in _read_csv(self.path / "bad_files.csv")]
+        return [(row["name"], row["reason"]) for row in read_csv(self.path / "bad_files.csv")]
 
     @property
     def encoder(self) -> Path:
@@ -116,8 +117,11 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _read_csv(path: Path) -> list[dict[str, str]]:
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows by column name; none when there is no such file."""
     if not path.is_file():
         return []
     with open(path, encoding="utf-8", newline="") as f:
-        return list(csv.DictReader(f))
+        text = f.read()
+    whole = text[: text.rfind("\n") + 1]  # without a line that is just being written
+    return list(csv.DictReader(io.StringIO(whole, newline="")))

@@ -37,7 +37,7 @@ class BadFiles:
         if not self.dirty:
             return
         with atomic(self.path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as f:
-            writer = csv.writer(f)
+            writer = csv.writer(f, lineterminator="\n")
             writer.writerow(["name", "reason"])
             writer.writerows(sorted(self.found.items()))
         self.dirty = False

@@ -56,6 +56,9 @@ class Method(nn.Module):
         """The view pipelines, in the order in which `loss` gets their batches."""
         raise NotImplementedError
 
+    def after_init(self) -> None:
+        """Once, when the encoder's weights have been replaced by `--init`: let its copies follow."""
+
     def before_step(self, progress: Progress) -> None:
         """Once an optimiser step, before its first micro-batch."""
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 
-from tacit.run import atomic
+from tacit.run import atomic, read_csv
 
 
 class MetricsFile:
@@ -15,7 +14,7 @@ class MetricsFile:
     def __init__(self, path: Path, *, until: int | None = None):
         """`until`: keep the rows of earlier runs up to this step and drop the rest, which will be made again."""
         self.path = path
-        rows = _rows(path) if until is not None else []
+        rows = read_csv(path) if until is not None else []
         rows = [row for row in rows if int(row["step"]) <= until]
         self.columns = list(rows[0]) if rows else ["step"]
         self._rewrite(rows)
@@ -24,23 +23,12 @@ class MetricsFile:
         row = {"step": step, **{name: f"{value:.7g}" for name, value in values.items()}}
         if new := [name for name in row if name not in self.columns]:
             self.columns += new
-            self._rewrite(_rows(self.path))
+            self._rewrite(read_csv(self.path))
         with open(self.path, "a", encoding="utf-8", newline="") as f:
-            csv.DictWriter(f, self.columns, restval="").writerow(row)
+            csv.DictWriter(f, self.columns, restval="", lineterminator="\n").writerow(row)
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         with atomic(self.path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as f:
-            writer = csv.DictWriter(f, self.columns, restval="")
+            writer = csv.DictWriter(f, self.columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    """All whole rows; a last line cut short by a kill is left out."""
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8", newline="") as f:
-        text = f.read()
-    whole = text[: text.rfind("\n") + 1].split(os.linesep if os.linesep in text else "\n")
-    rows = list(csv.DictReader(whole))
-    return [row for row in rows if row["step"] and None not in row.values() and None not in row]

@@ -80,6 +80,7 @@ def train(
     module = build(cls, settings, plan, steps=steps, per_epoch=per_epoch)
     if plan.init and not plan.resume:
         journal.say(f"--init {plan.init}: {encoders.initialise(module.method.encoder, plan.init)}")
+        module.method.after_init()
     last = plan.run / "checkpoints" / "last.ckpt"
     start = _steps_done(last) if plan.resume and last.is_file() else 0
     if start:

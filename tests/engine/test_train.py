@@ -200,6 +200,7 @@ def test_an_encoder_starts_from_another_run(finished, digits, tmp_path):
     started, source = weights(run), weights(finished)
     name = "method.encoder.trunk.blocks.0.mlp.fc1.weight"
     assert torch.equal(started[name], source[name])
+    assert torch.equal(started[name.replace("encoder", "key_encoder")], source[name])
 
 
 def test_old_checkpoints_are_kept_and_dropped_as_asked(digits, tmp_path):

@@ -93,6 +93,9 @@ class MoBY(Method):
             replace(shared, name="T2", blur_p=0.1, solarize_p=0.2),
         ]
 
+    def after_init(self) -> None:
+        ema_update(self.key_encoder, self.encoder, 0.0)
+
     def momentum(self, progress: Progress) -> float:
         return cosine(progress.step, progress.steps, self.s.momentum, 1.0)
 
