@@ -11,6 +11,15 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def gather_items(items: list) -> list:
+    """The items of all ranks, in the order of the ranks. Every rank must call it."""
+    if world_size() == 1:
+        return items
+    parts: list = [None] * world_size()
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
+
+
 @torch.no_grad()
 def gather(x: Tensor) -> Tensor:
     """Rows of all ranks in the order of the ranks, without gradient: [B, …] -> [W * B, …]."""

@@ -25,10 +25,13 @@ class BadFiles:
         return len(self.found)
 
     def add(self, items: list[tuple[str, str]]) -> None:
-        """Names and reasons, new or known. Raises `DataError` once there are too many."""
+        """Names and reasons, new or known."""
         for name, reason in items:
             if name not in self.found:
                 self.found[name], self.dirty = reason, True
+
+    def check(self) -> None:
+        """Raise `DataError` when there are too many."""
         if len(self.found) > self.limit * self.total:
             self.write()
             raise DataError(self._too_many())

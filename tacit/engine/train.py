@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from tacit import encoders
 from tacit.data import Batches, Source, unvisited
+from tacit.distributed import gather_items
 from tacit.engine import monitors
 from tacit.engine.bad import BadFiles
 from tacit.engine.checkpoints import AtomicCheckpointIO, Saver
@@ -76,6 +77,7 @@ def train(
     begun = time.monotonic()
     per_epoch = len(source) // settings.batch_size
     bad = BadFiles(plan.run, source, plan.max_bad, resume=plan.resume)
+    bad.check()
     bad.write()
     module = build(cls, settings, plan, steps=steps, per_epoch=per_epoch)
     if plan.init and not plan.resume:
@@ -117,6 +119,7 @@ def train(
 
     if plan.world == 1 and steps >= per_epoch:
         bad.add(_read_the_rest(source, settings, plan, steps))
+        bad.check()
     bad.write()
     summary = watch.summary(time.monotonic() - begun)
     if trainer.is_global_zero:
@@ -345,6 +348,8 @@ class Watch(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Training, outputs, batch: Any, batch_idx: int) -> None:
         self.bad.add([(name, reason) for _, name, reason in batch["bad"]])
+        if self.plan.world == 1:  # several processes count together, when they log
+            self.bad.check()
         if module.parts:  # in the middle of a step
             self.mark = time.perf_counter()
             return
@@ -402,7 +407,10 @@ class Watch(L.Callback):
         values["peak_memory"] = peak_memory()
         self.values |= values
         self._write(trainer, step, values)
-        self.bad.write()
+        self.bad.add(gather_items(list(self.bad.found.items())))
+        self.bad.check()
+        if trainer.is_global_zero:
+            self.bad.write()
         if reason := self.collapse.see(values):
             self._collapsed(trainer, reason)
 
