@@ -43,7 +43,7 @@ def one_seed(options: argparse.Namespace, data: Path, seed: int) -> dict:
     begun = time.time()
     run = tacit.pretrain(
         options.method, str(data / "train.parquet"), out, preset="small", encoder=options.encoder, seed=seed,
-        set=["check_every=5", *options.set], workers=options.workers, resume=True,
+        set=["check_every=1", *options.set], workers=options.workers, resume=True,
     )  # fmt: skip
     minutes = (time.time() - begun) / 60
     result = tacit.evaluate(run, data, protocol=options.protocols, seed=seed, workers=0)

@@ -84,8 +84,9 @@ def pretrain(
     from tacit import methods
     from tacit.data import mix, open_source
     from tacit.engine.journal import Journal, duration
+    from tacit.engine.plan import PRECISIONS, Plan
     from tacit.engine.recipe import problems as recipe_problems
-    from tacit.engine.train import PRECISIONS, Plan, rehearse, train
+    from tacit.engine.train import rehearse, train
 
     out = Path(out)
     cls = methods.find(method)

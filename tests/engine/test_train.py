@@ -161,7 +161,7 @@ def test_sigkill_leaves_nothing_half_written(digits, tmp_path, finished):
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(digits, tmp_path, finished, monkeypatch, capsys):
-    from tacit.engine.train import Watch
+    from tacit.engine.watch import Watch
 
     real = Watch.on_train_batch_end
 
