@@ -51,10 +51,11 @@ class MoBY(Method):
     Settings = Settings
     presets = {
         "paper": Settings(),
-        # Some thousand small images on one CPU or GPU, the mechanism whole. A thousandth of the paper's steps: so batches
-        # of an eighth for more of them, a momentum that lets the keys follow within 30 steps, a shorter warm-up and four
-        # times the rate. A queue of an eighth, or records would meet their own old keys as negatives. A net of a fortieth:
-        # heads of an eighth and a half, a quarter of the drop path. Inputs of a seventh: half the blur, larger crops.
+        # For some thousand small images on one CPU or GPU, the mechanism whole. A thousandth of the paper's steps:
+        # hence batches of an eighth, for more steps; a momentum that lets the keys follow within 30 of them, a short
+        # warm-up, four times the rate. A queue of an eighth, or records would meet their own old keys as negatives. A
+        # fortieth of the weights: heads of an eighth and a half, a quarter of the drop path. Inputs of a seventh: half
+        # the blur, and larger crops.
         "small": Settings(
             encoder="swin_mini", size=32, epochs=20, warmup_epochs=1, batch_size=64, lr=4e-3, queue_size=512,
             momentum=0.97, drop_path=0.05, hidden=512, out=128, blur_sigma=(0.1, 1.0), min_area=0.2,
