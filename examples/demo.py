@@ -33,7 +33,7 @@ def write_digits(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=10)
     options = parser.parse_args()
     data, run = options.out / "digits", options.out / "moby"
     if not data.is_dir():
@@ -41,10 +41,7 @@ def main() -> None:
     shutil.rmtree(run, ignore_errors=True)
 
     print(f"1. Pre-training on {data / 'train'}; the labels (folder names) are not used.", file=sys.stderr)
-    tacit.pretrain(
-        "moby", data / "train", run, preset="small", epochs=options.epochs, batch_size=128,
-        set=["check_every=5", "lr=0.002"],
-    )  # fmt: skip
+    tacit.pretrain("moby", data / "train", run, preset="small", epochs=options.epochs, set=["check_every=2"])
 
     print("2. Probing before and after.", file=sys.stderr)
     scores = tacit.evaluate(run, data, protocol="knn,few_shot")["results"]
