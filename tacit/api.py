@@ -83,6 +83,7 @@ def pretrain(
     """
     from tacit import methods
     from tacit.data import mix, open_source
+    from tacit.encoders import lacking
     from tacit.engine.journal import Journal, duration
     from tacit.engine.plan import PRECISIONS, Plan
     from tacit.engine.recipe import problems as recipe_problems
@@ -111,6 +112,8 @@ def pretrain(
         )
     if steps is not None and steps < 1:
         wrong.append(f"steps = {steps}: must be at least 1.")
+    if not wrong and cls.needs:
+        wrong = lacking(settings.encoder, cls.needs, settings.size, settings.patch, settings.window, settings.channels)
     if wrong:
         raise BadSettings(wrong)
 

@@ -172,6 +172,18 @@ def test_a_wrong_call_is_refused_before_data_is_read(name, tmp_path, tacit_):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_encoder_that_cannot_do_what_a_method_needs_is_refused(tmp_path, tacit_, monkeypatch):
+    from tacit.methods.image.moby import MoBY
+
+    monkeypatch.setattr(MoBY, "needs", frozenset({"drop_tokens"}))
+    arguments = ["pretrain", "moby", "--data", tmp_path / "no such folder", "--out", tmp_path / "run"]
+    code, _, err = tacit_(*arguments)
+    assert code == 2
+    assert "needs drop_tokens, and swin_tiny has only mask_tokens, stages, tokens" in err
+    code, _, err = tacit_(*arguments, "--encoder", "deit_small")
+    assert "no such folder does not exist" in err
+
+
 def test_what_is_missing_is_named(tmp_path, tacit_):
     code, _, err = tacit_("pretrain", "moby", "--data", tmp_path)
     assert code == 2

@@ -1,4 +1,4 @@
-from tacit.encoders.build import SMALL, build, problems
+from tacit.encoders.build import SMALL, build, lacking, problems
 from tacit.encoders.encoder import Encoder, set_drop_path
 from tacit.encoders.initialise import Initialised, initialise
 from tacit.encoders.names import to_transformers
@@ -11,6 +11,7 @@ __all__ = [
     "build",
     "describe",
     "initialise",
+    "lacking",
     "like",
     "load",
     "problems",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 
 from tacit.encoders.encoder import Encoder, TokenBatchNorm, blocks_with_drop_path, set_drop_path
@@ -104,6 +105,20 @@ def problems(
         return low
     arch, made = resolve(name, size, patch, window, channels, kwargs)
     return geometry_problems(name, arch, size, made)
+
+
+def lacking(
+    name: str, needs: frozenset[str], size: int, patch: int | None = None, window: int | None = None, channels: int = 3
+) -> list[str]:
+    """Which of `needs` (see `Encoder.can`) the encoder of that name cannot do, as one sentence; nothing is computed."""
+    with torch.device("meta"):
+        able = build(name, size=size, patch=patch, window=window, channels=channels).can
+    if not needs - able:
+        return []
+    return [
+        f"encoder = {name}: the method needs {' and '.join(sorted(needs - able))}, and {name} has only "
+        f"{', '.join(sorted(able))}. A ViT has most: try vit_mini or deit_small."
+    ]
 
 
 def resolve(
