@@ -87,7 +87,7 @@ def pretrain(
     from tacit.engine.journal import Journal, duration
     from tacit.engine.plan import PRECISIONS, Plan
     from tacit.engine.recipe import problems as recipe_problems
-    from tacit.engine.train import rehearse, train
+    from tacit.engine.train import prepare, rehearse, train
 
     out = Path(out)
     cls = methods.find(method)
@@ -149,6 +149,7 @@ def pretrain(
         return {**rehearse(cls, settings, source, plan, steps=total), **resolved}
     from tacit.engine.environment import environment
 
+    prepared = prepare(cls, settings, source, plan, steps=total)
     first = is_first_process()
     if first:
         write_text(out / "settings.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
@@ -159,7 +160,7 @@ def pretrain(
         f"{cls.title}, {settings.encoder}: {len(source):,} records, {total:,} steps of {settings.batch_size} "
         f"({epochs_said}), into {out}"
     )
-    summary = train(cls, settings, source, plan, journal, steps=total, val=held_out)
+    summary = train(prepared, settings, source, plan, journal, steps=total, val=held_out)
     if summary["bad_files"]:
         journal.say(f"{summary['bad_files']:,} unreadable files were skipped; see {out / 'bad_files.csv'}.")
     journal.say(f"Done in {duration(summary['seconds'])}: {summary['verdict']}. The encoder is in {out / 'encoder'}.")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import platform
 import resource
+from pathlib import Path
 
 import torch
+from torch import Tensor
+
+from tacit.engine.method import Method
+from tacit.engine.schedules import Progress
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
@@ -28,3 +34,31 @@ def peak_memory() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def bytes_a_record(method: Method, views: list[dict[str, Tensor]]) -> float:
+    """What one record's forward pass keeps for the backward pass, in bytes, found by running it on those of `views`."""
+    kept: dict[int, int] = {}
+
+    def note(x: Tensor) -> Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    own = copy.deepcopy(method)  # a forward pass moves the statistics of BatchNorm
+    weights = {p.untyped_storage().data_ptr() for p in [*own.parameters(), *own.buffers()]}
+    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        step = own.loss(views, Progress(0, 1, 1))
+    total = sum(size for pointer, size in kept.items() if pointer not in weights)
+    del step  # until here it holds what was kept, so that no address is counted for two
+    return total / len(views[0]["image"])
+
+
+def free_memory() -> int | None:
+    """Bytes that may still be had on the device that trains; None where the system does not say."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)

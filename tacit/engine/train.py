@@ -8,7 +8,7 @@ import signal
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -21,16 +21,16 @@ from tacit.data import Batches, Source, unvisited
 from tacit.engine.bad import BadFiles
 from tacit.engine.checkpoints import AtomicCheckpointIO
 from tacit.engine.journal import Journal, duration, size
-from tacit.engine.memory import keep_memory, peak_memory
+from tacit.engine.memory import bytes_a_record, free_memory, keep_memory, peak_memory
 from tacit.engine.method import Method
 from tacit.engine.module import Training
 from tacit.engine.plan import Plan, hardware, precision
-from tacit.engine.recipe import Recipe
+from tacit.engine.recipe import Recipe, per_device_batch
 from tacit.engine.stops import Interrupted, clear_errors, interrupts
 from tacit.engine.watch import Watch
-from tacit.errors import BadRecord, MissingExtra
+from tacit.errors import BadRecord, BadSettings, MissingExtra
 from tacit.run import atomic, write_json
-from tacit.views import Views, collate
+from tacit.views import Views, collate, finish
 
 # What Lightning says of hardware and tips is no news to a user of this program; its errors are.
 for _name in ("lightning.pytorch", "lightning.fabric"):
@@ -38,33 +38,64 @@ for _name in ("lightning.pytorch", "lightning.fabric"):
 warnings.filterwarnings("ignore", module=r"lightning\.")
 
 
+class Prepared(NamedTuple):
+    """A run with everything checked and nothing written."""
+
+    module: Training
+    loader: DataLoader
+    start: int  # the first step to take
+    initialised: encoders.Initialised | None
+
+
+def prepare(
+    cls: type[Method], settings: Recipe, source: Source, plan: Plan, *, steps: int, take: int | None = None
+) -> Prepared:
+    """Build the method and the stream of batches from where the run stands, `take` steps of it or all of `steps`.
+
+    Raises:
+        BadSettings: a step would not fit into memory. DataError: `plan.init` does not fit the encoder.
+    """
+    module = build(cls, settings, plan, steps=steps, per_epoch=len(source) // settings.batch_size)
+    initialised = None
+    if plan.init and not plan.resume:
+        initialised = encoders.initialise(module.method.encoder, plan.init)
+        module.method.after_init()
+    last = _last_checkpoint(plan)
+    start = _steps_done(last) if plan.resume and last.is_file() else 0
+    loader = make_loader(source, settings, plan, module, start=start, steps=steps if take is None else take)
+    check_memory(module, loader.dataset, settings, plan)
+    return Prepared(module, loader, start, initialised)
+
+
 def train(
-    cls: type[Method], settings: Recipe, source: Source, plan: Plan, journal: Journal, *, steps: int, val: Source | None
+    prepared: Prepared,
+    settings: Recipe,
+    source: Source,
+    plan: Plan,
+    journal: Journal,
+    *,
+    steps: int,
+    val: Source | None,
 ) -> dict[str, Any]:
-    """Train `cls` on `source` for `steps` optimiser steps and leave the run folder complete. Returns the summary.
+    """Train to step `steps` and leave the run folder complete. Returns the summary.
 
     Raises:
         RunFailed: a loss that is no number, a collapse, a dead worker, a full disk.
         DataError: more unreadable records than allowed.
     """
     begun = time.monotonic()
-    per_epoch = len(source) // settings.batch_size
+    module, loader, start, initialised = prepared
+    last = _last_checkpoint(plan)
     bad = BadFiles(plan.run, source, plan.max_bad, resume=plan.resume)
     bad.check()
     bad.write()
-    module = build(cls, settings, plan, steps=steps, per_epoch=per_epoch)
-    if plan.init and not plan.resume:
-        journal.say(f"--init {plan.init}: {encoders.initialise(module.method.encoder, plan.init)}")
-        module.method.after_init()
-    last = plan.run / "checkpoints" / "last.ckpt"
-    start = _steps_done(last) if plan.resume and last.is_file() else 0
+    if initialised is not None:
+        journal.say(f"--init {plan.init}: {initialised}")
     if start:
         journal.say(f"Resuming at step {start} of {steps}.")
-    loader = make_loader(source, settings, plan, module, start=start, steps=steps)
-    _warn_about_views(module, source, journal)
+    _say_notes(module, source, journal)
     if not start:
         save_sample_views(plan.run / "views.npz", loader.dataset, module.pipelines)
-
     watch = Watch(module, plan, settings, source, val, bad, journal, start=start)
     trainer = L.Trainer(
         **hardware(plan),
@@ -90,7 +121,7 @@ def train(
     if watch.interrupted:
         raise Interrupted(f"Stopped at step {module.step} of {steps}, saved. Go on with the same command and --resume.")
 
-    if plan.world == 1 and steps >= per_epoch:
+    if plan.world == 1 and steps >= module.steps_per_epoch:
         bad.add(_read_the_rest(source, settings, plan, steps))
         bad.check()
     bad.write()
@@ -160,11 +191,15 @@ def _loggers(settings: Recipe, plan: Plan, start: int) -> list[Any]:
     return loggers
 
 
+def _last_checkpoint(plan: Plan) -> Path:
+    return plan.run / "checkpoints" / "last.ckpt"
+
+
 def _steps_done(path: Path) -> int:
     return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["tacit"]["step"])
 
 
-def _warn_about_views(module: Training, source: Source, journal: Journal) -> None:
+def _say_notes(module: Training, source: Source, journal: Journal) -> None:
     for note in {note.partition(": ")[2]: note for view in module.pipelines for note in view.notes()}.values():
         journal.say(f"Note: {note}")
     if source.duplicates:
@@ -194,6 +229,24 @@ def save_sample_views(path: Path, dataset: Views, pipelines: list, count: int = 
         np.savez_compressed(f, views=np.stack(shown), names=np.array([view.name for view in pipelines]))
 
 
+def check_memory(module: Training, dataset: Views, settings: Recipe, plan: Plan) -> None:
+    """Refuse a step that cannot fit, before the system ends the run without a word."""
+    free = free_memory()
+    views = finish(collate([dataset[(0, i)] for i in (0, 1)]), module.pipelines)
+    part = per_device_batch(settings, plan.world)
+    need = bytes_a_record(module.method, views) * part
+    if free is None or need <= free or precision(plan.precision) != "32-true":
+        return
+    split = next((n for n in range(2, part // 2 + 1) if part % n == 0 and need / n < free / 2), None)
+    ways = [f"--set accumulate={split * settings.accumulate} (parts of {part // split})"] if split else []
+    raise BadSettings(
+        [
+            f"batch_size = {settings.batch_size}: {part} records at once keep about {size(need)} for the backward "
+            f"pass, and {size(free)} are free. Try {', or '.join([*ways, 'a smaller --batch-size', '--preset small'])}."
+        ]
+    )
+
+
 def _read_the_rest(source: Source, settings: Recipe, plan: Plan, steps: int) -> list[tuple[str, str]]:
     """Records that fell off the end of every epoch, read once, so that the list of bad files is whole."""
     bad = []
@@ -207,9 +260,7 @@ def _read_the_rest(source: Source, settings: Recipe, plan: Plan, steps: int) -> 
 
 def rehearse(cls: type[Method], settings: Recipe, source: Source, plan: Plan, *, steps: int) -> dict[str, Any]:
     """One real optimiser step, nothing written: parameters, memory and the time the whole run would take."""
-    per_epoch = len(source) // settings.batch_size
-    module = build(cls, settings, plan, steps=steps, per_epoch=per_epoch)
-    loader = make_loader(source, settings, plan, module, start=0, steps=min(2, steps))
+    module, loader, _, _ = prepare(cls, settings, source, plan, steps=steps, take=min(2, steps))
     clock = _Clock()
     trainer = L.Trainer(
         **hardware(plan), max_epochs=1, accumulate_grad_batches=settings.accumulate, callbacks=[clock],
@@ -224,7 +275,7 @@ def rehearse(cls: type[Method], settings: Recipe, source: Source, plan: Plan, *,
         "parameters": trained,
         "encoder_parameters": sum(p.numel() for p in module.method.encoder.parameters()),
         "steps": steps,
-        "steps_per_epoch": per_epoch,
+        "steps_per_epoch": module.steps_per_epoch,
         "step_time": step_time,
         "estimated_seconds": step_time * steps,
         "estimated_time": duration(step_time * steps),

@@ -251,6 +251,32 @@ def test_a_dry_run_steps_once_and_writes_nothing(digits, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_step_that_cannot_fit_is_refused_with_one_that_can(digits, tmp_path, monkeypatch):
+    from tacit.engine import train
+
+    monkeypatch.setattr(train, "free_memory", lambda: 3_000_000)
+    with pytest.raises(BadSettings, match=r"16 records at once keep about .* MiB .*--set accumulate=4 \(parts of 4\)"):
+        pretrain(digits, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_record_keeps_for_the_backward_pass():
+    from torch import nn
+
+    from tacit.engine.memory import bytes_a_record
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 32, bias=False), nn.Linear(32, 1, bias=False)
+
+        def loss(self, views, progress):
+            return self.b(self.a(views[0]["image"]).exp()).sum()
+
+    # The input (8 floats), exp's result, which both exp and the second layer keep (32).
+    assert bytes_a_record(Two(), [{"image": torch.zeros(5, 8)}]) == (8 + 32) * 4
+
+
 class Exploding(MoBY):
     def loss(self, views, progress):
         step = super().loss(views, progress)
