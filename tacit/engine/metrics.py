@@ -11,11 +11,10 @@ from tacit.run import atomic, read_csv
 class MetricsFile:
     """Rows are appended and flushed; a name not seen before rewrites the file with one more column, atomically."""
 
-    def __init__(self, path: Path, *, until: int | None = None):
-        """`until`: keep the rows of earlier runs up to this step and drop the rest, which will be made again."""
+    def __init__(self, path: Path, *, before: int = 0):
+        """Rows of steps before this one are kept; what a killed run logged beyond its last save will come again."""
         self.path = path
-        rows = read_csv(path) if until is not None else []
-        rows = [row for row in rows if int(row["step"]) <= until]
+        rows = [row for row in read_csv(path) if int(row["step"]) < before]
         self.columns = list(rows[0]) if rows else ["step"]
         self._rewrite(rows)
 

@@ -93,6 +93,9 @@ def train(
         journal.say(f"--init {plan.init}: {initialised}")
     if start:
         journal.say(f"Resuming at step {start} of {steps}.")
+    if plan.resume:
+        for left_over in plan.run.rglob(".*.part"):  # of a process that was killed while it wrote
+            left_over.unlink(missing_ok=True)
     _say_notes(module, source, journal)
     if not start:
         save_sample_views(plan.run / "views.npz", loader.dataset, module.pipelines)

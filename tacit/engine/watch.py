@@ -34,7 +34,7 @@ class Watch(L.Callback):
     ):  # fmt: skip
         self.module, self.plan, self.settings, self.bad, self.journal = module, plan, settings, bad, journal
         self.saver = Saver(plan.run, settings, module.steps_per_epoch)
-        self.metrics = MetricsFile(plan.run / "metrics.csv", until=start) if plan.run.is_dir() else None
+        self.metrics = MetricsFile(plan.run / "metrics.csv", before=start)
         self.neighbours = OnlineNeighbours.of(source, val, module.method.encoder.inputs, seed=plan.seed)
         self.check_every = max(round(settings.check_every * module.steps_per_epoch), 1) if settings.check_every else 0
         self.collapse = monitors.CollapseWatch()
