@@ -83,6 +83,7 @@ def pretrain(
     """
     from tacit import methods
     from tacit.data import mix, open_source
+    from tacit.distributed import rank
     from tacit.encoders import lacking
     from tacit.engine.journal import Journal, duration
     from tacit.engine.plan import PRECISIONS, Plan
@@ -92,7 +93,7 @@ def pretrain(
     out = Path(out)
     cls = methods.find(method)
     before = Run(out).settings if Run.is_run(out) else None
-    if before is not None and is_first_process() and not resume and not dry_run:
+    if before is not None and rank() == 0 and not resume and not dry_run:
         raise UsageError(
             f"{out} holds a run ({before['method']}{_how_far(Run(out))}). "
             "Go on with it by --resume, or choose another --out."
@@ -101,10 +102,10 @@ def pretrain(
     settings = resolve(cls, preset, going_on, encoder=encoder, epochs=epochs, batch_size=batch_size, set=set)
     if precision not in PRECISIONS:
         raise Unknown("precision", precision, PRECISIONS)
-    wrong = recipe_problems(settings, ranks=devices * nodes) + cls.problems(settings)
     if devices < 1 or nodes < 1:
-        wrong.append(f"devices = {devices}, nodes = {nodes}: both are at least 1.")
-    elif not wrong and settings.batch_size // (devices * nodes * settings.accumulate) < 2:
+        raise BadSettings([f"devices = {devices}, nodes = {nodes}: both must be at least 1."])
+    wrong = recipe_problems(settings, ranks=devices * nodes) + cls.problems(settings)
+    if not wrong and settings.batch_size // (devices * nodes * settings.accumulate) < 2:
         parts = devices * nodes * settings.accumulate
         wrong.append(
             f"batch_size = {settings.batch_size}: leaves {settings.batch_size // parts} record for each of {parts} "
@@ -150,7 +151,7 @@ def pretrain(
     from tacit.engine.environment import environment
 
     prepared = prepare(cls, settings, source, plan, steps=total)
-    first = is_first_process()
+    first = rank() == 0
     if first:
         write_text(out / "settings.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
         write_json(out / "environment.json", environment())
@@ -331,10 +332,6 @@ def _encoder(what: Any):
 
 def _name(what: Any) -> str:
     return str(what.path) if isinstance(what, Run) else str(getattr(what, "name", what))
-
-
-def is_first_process() -> bool:
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def _workers(asked: int | None) -> int:

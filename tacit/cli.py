@@ -134,8 +134,8 @@ def pretrain(
     )  # fmt: skip
     if dry_run:
         print(api.to_json(result)) if json else _show_rehearsal(result)
-    elif json and api.is_first_process():
-        print(api.to_json(result.summary))
+    elif json:
+        _print_once(api.to_json(result.summary))
 
 
 @app.command()
@@ -231,6 +231,14 @@ def report(
     with _bar() as progress:
         path = api.report(runs, out, data=data, limit=limit, seed=seed, progress=progress)
     print(api.to_json({"out": str(path)}) if json else f"Wrote {path}")
+
+
+def _print_once(text: str) -> None:
+    """From the first of several processes alone."""
+    from tacit.distributed import rank
+
+    if rank() == 0:
+        print(text)
 
 
 def _from_config(path: str) -> dict:

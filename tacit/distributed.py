@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+def rank() -> int:
+    """This process's number among all, as its launcher says, before anything is initialised: 0 when it is alone."""
+    return next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
 
 
 def world_size() -> int:

@@ -152,6 +152,7 @@ WRONG = {
     "a size the windows do not fit": (["pretrain", "moby", "--set", "size=100"], r"size = 100.*Set size="),
     "a batch of one": (["pretrain", "moby", "--batch-size", "1"], r"BatchNorm needs two"),
     "a batch that cannot be shared": (["pretrain", "moby", "--devices", "3"], r"512 % 3 = 2"),
+    "no device": (["pretrain", "moby", "--devices", "0"], r"devices = 0, nodes = 1: both must be at least 1"),
     "a preset that does not exist": (["pretrain", "moby", "--preset", "smal"], r"Did you mean 'small'"),
     "a precision that does not exist": (["pretrain", "moby", "--precision", "fp8"], r"no precision 'fp8'"),
     "a share that is none": (["pretrain", "moby", "--max-bad", "many"], r"--max-bad 'many': must be a number"),

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from tacit.data import Source
+from tacit.distributed import rank
 from tacit.errors import DataError
 from tacit.run import Run, atomic
 
@@ -37,7 +38,7 @@ class BadFiles:
             raise DataError(self._too_many())
 
     def write(self) -> None:
-        if not self.dirty:
+        if not self.dirty or rank() > 0:
             return
         with atomic(self.path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as f:
             writer = csv.writer(f, lineterminator="\n")

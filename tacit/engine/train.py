@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
 import warnings
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from tacit import encoders
 from tacit.data import Batches, Source, unvisited
+from tacit.distributed import rank
 from tacit.engine.bad import BadFiles
 from tacit.engine.checkpoints import AtomicCheckpointIO
 from tacit.engine.journal import Journal, duration, size
@@ -93,7 +93,7 @@ def train(
         journal.say(f"--init {plan.init}: {initialised}")
     if start:
         journal.say(f"Resuming at step {start} of {steps}.")
-    if plan.resume:
+    if plan.resume and rank() == 0:
         for left_over in plan.run.rglob(".*.part"):  # of a process that was killed while it wrote
             left_over.unlink(missing_ok=True)
     _say_notes(module, source, journal)
@@ -153,10 +153,9 @@ def make_loader(
     source: Source, settings: Recipe, plan: Plan, module: Training, *, start: int, steps: int
 ) -> DataLoader:
     """Batches of views from step `start` on, for this device, read by `plan.workers` processes."""
-    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", 0))))
     batches = Batches(
         source, batch_size=settings.batch_size, seed=plan.seed, total_steps=steps, start_step=start,
-        accumulate=settings.accumulate, rank=rank if plan.world > 1 else 0, world=plan.world,
+        accumulate=settings.accumulate, rank=rank() if plan.world > 1 else 0, world=plan.world,
     )  # fmt: skip
     return DataLoader(
         Views(source, module.pipelines, plan.seed),

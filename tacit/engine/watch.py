@@ -34,7 +34,6 @@ class Watch(L.Callback):
     ):  # fmt: skip
         self.module, self.plan, self.settings, self.bad, self.journal = module, plan, settings, bad, journal
         self.saver = Saver(plan.run, settings, module.steps_per_epoch)
-        self.metrics = MetricsFile(plan.run / "metrics.csv", before=start)
         self.neighbours = OnlineNeighbours.of(source, val, module.method.encoder.inputs, seed=plan.seed)
         self.check_every = max(round(settings.check_every * module.steps_per_epoch), 1) if settings.check_every else 0
         self.collapse = monitors.CollapseWatch()
@@ -53,6 +52,8 @@ class Watch(L.Callback):
         self.saver.load_state_dict(state)
 
     def on_train_start(self, trainer: L.Trainer, module: Training) -> None:
+        if trainer.is_global_zero:
+            self.metrics = MetricsFile(self.plan.run / "metrics.csv", before=self.start)
         self.journal.start(f"{trainer.accelerator.__class__.__name__[:3]}", module.step, module.steps)
         self.mark = time.perf_counter()
         self.waited = 0.0
@@ -123,8 +124,7 @@ class Watch(L.Callback):
         self._write(trainer, step, values)
         self.bad.add(gather_items(list(self.bad.found.items())))
         self.bad.check()
-        if trainer.is_global_zero:
-            self.bad.write()
+        self.bad.write()
         if reason := self.collapse.see(values):
             self._collapsed(trainer, reason)
 
