@@ -127,7 +127,8 @@ def _decode(read):
     except Exception as error:
         text = str(error).lower()
         cut = isinstance(error, EOFError) or any(w in text for w in ("truncated", "incomplete", "not enough", "end of"))
-        raise BadRecord("truncated" if cut else f"cannot be decoded ({type(error).__name__})") from error
+        damaged = "damaged" if "broken data" in text else f"cannot be decoded ({type(error).__name__})"
+        raise BadRecord("truncated" if cut else damaged) from error
 
 
 def _open(data: bytes) -> Image.Image:

@@ -119,7 +119,7 @@ HUGE = PNG[:12] + HEADER + zlib.crc32(HEADER).to_bytes(4, "big") + PNG[33:]
 
 BROKEN = {
     "empty": (b"", "empty file"),
-    "truncated jpeg": (JPEG[: len(JPEG) // 2], "truncated"),
+    "truncated jpeg": (JPEG[: len(JPEG) // 2], "truncated|damaged"),
     "truncated png": (PNG[: len(PNG) // 2], "truncated"),
     "only a header": (JPEG[:12], "not an image|cannot be decoded|truncated"),
     "a web page": (b"<html>not found</html>", "looks like HTML"),
