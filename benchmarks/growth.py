@@ -1,0 +1,91 @@
+"""How the index of a folder grows with its files: time to build and to reopen, memory here and in a worker.
+
+    python benchmarks/growth.py --files 10000 100000 1000000
+
+Empty files are made, 1,000 to a sub-folder, and removed afterwards. The table is also appended to results/LOG.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import pickle
+import random
+import shutil
+import time
+from datetime import date
+from pathlib import Path
+
+from tacit.data import Source, open_source
+
+LOG = Path(__file__).parent / "results" / "LOG.md"
+
+
+def private_memory() -> int:
+    """Bytes of this process alone: what is mapped from files and shared does not count."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_Dirty"))
+
+
+def make(folder: Path, count: int) -> None:
+    for first in range(0, count, 1000):
+        part = folder / f"{first // 1000:05d}"
+        part.mkdir(parents=True)
+        for i in range(first, min(first + 1000, count)):
+            os.close(os.open(part / f"image-{i:08d}.jpg", os.O_CREAT | os.O_WRONLY))
+
+
+def worker(source: Source, results: multiprocessing.Queue) -> None:
+    """What a reading process adds: names at random, as training reads them."""
+    before = private_memory()
+    rng = random.Random(0)
+    for _ in range(10_000):
+        source.name(rng.randrange(len(source)))
+    results.put(private_memory() - before)
+
+
+def measure(work: Path, count: int) -> dict[str, float]:
+    folder, cache = work / "files", work / "cache"
+    make(folder, count)
+    times = []
+    for _ in range(2):
+        begun = time.perf_counter()
+        source = open_source(folder, cache=cache)
+        times.append(time.perf_counter() - begun)
+    before = private_memory()
+    source = open_source(folder, cache=cache)
+    held = private_memory() - before
+    results: multiprocessing.Queue = multiprocessing.get_context("fork").Queue()
+    child = multiprocessing.get_context("fork").Process(target=worker, args=(source, results))
+    child.start()
+    grown = results.get()
+    child.join()
+    size = sum(p.stat().st_size for p in cache.iterdir())
+    shutil.rmtree(work)
+    return {
+        "build": times[0], "reopen": times[1], "file": size / 2**20, "held": held / 2**20, "worker": grown / 2**20,
+        "pickle": len(pickle.dumps(source.store.index)),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--work", type=Path, default=Path("runs/growth"))
+    options = parser.parse_args()
+    lines = []
+    for count in options.files:
+        m = measure(options.work, count)
+        lines.append(
+            f"- {date.today()} growth of the index, {count:,} files: built in {m['build']:.2f} s, reopened in "
+            f"{m['reopen']:.3f} s, {m['file']:.1f} MiB on disk, {m['held']:.1f} MiB private in the process, "
+            f"{m['worker']:.1f} MiB more in a worker after 10,000 reads, {m['pickle']} bytes when sent to one"
+        )
+        print(lines[-1], flush=True)
+    with open(LOG, "a", encoding="utf-8") as f:
+        f.writelines(line + "\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
