@@ -21,6 +21,8 @@ COLLAPSED_STD = 0.05
 @torch.no_grad()
 def health(signals: dict[str, Tensor]) -> dict[str, float]:
     """The monitors of one batch from a method's signals (see `Step`); names as in metrics.csv."""
+    # On the CPU, where every linear algebra routine exists; it is small and seldom.
+    signals = {name: signal.cpu() for name, signal in signals.items()}
     values = {}
     if (features := signals.get("features")) is not None:
         features = features[:ROWS].float()
