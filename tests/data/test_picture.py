@@ -3,6 +3,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from tacit.data import Cut, Picture
@@ -96,7 +97,6 @@ def test_the_first_frame_of_an_animation_counts():
 
 @pytest.mark.parametrize("layout", ["pages", "bands", "npy", "npy channels first"])
 def test_many_channels(layout):
-    tifffile = pytest.importorskip("tifffile")
     values = RNG.integers(0, 256, (12, 10, 5), dtype=np.uint8)
     buffer = io.BytesIO()
     if layout == "pages":
