@@ -119,7 +119,10 @@ HUGE = PNG[:12] + HEADER + zlib.crc32(HEADER).to_bytes(4, "big") + PNG[33:]
 
 BROKEN = {
     "empty": (b"", "empty file"),
-    "truncated jpeg": (JPEG[: len(JPEG) // 2], "truncated|damaged"),
+    "truncated jpeg": (JPEG[:-20], "truncated"),
+    "a jpeg cut in its header": (JPEG[:100], "truncated"),
+    "a jpeg cut before its pixels": (JPEG[: JPEG.index(b"\xff\xda") - 1], "truncated"),
+    "a webp cut short": (encoded(Image.fromarray(SMOOTH), "WEBP")[:-20], "damaged"),
     "truncated png": (PNG[: len(PNG) // 2], "truncated"),
     "only a header": (JPEG[:12], "not an image|cannot be decoded|truncated"),
     "a web page": (b"<html>not found</html>", "looks like HTML"),

@@ -181,9 +181,21 @@ def test_ctrl_c_saves_and_says_how_to_go_on(digits, tmp_path, finished, monkeypa
 def test_a_finished_run_is_left_alone(finished, digits):
     with pytest.raises(UsageError, match=r"holds a run \(moby, 20 steps done\).*--resume"):
         pretrain(digits, finished.path)
-    before = weights(finished)
+    before, summary = weights(finished), finished.summary
     pretrain(digits, finished.path, resume=True, extra=["check_every=1"])
     assert same(weights(finished), before)
+    assert finished.summary == summary
+
+
+def test_a_run_killed_after_its_last_save_gets_its_encoder_and_summary(finished, digits, tmp_path):
+    left = shutil.copytree(finished.path, tmp_path / "left")
+    (left / "summary.json").unlink()
+    (left / "encoder" / "model.safetensors").write_bytes(b"of an earlier save")
+    run = pretrain(digits, left, resume=True, extra=["check_every=1"])
+    assert (run.encoder / "model.safetensors").read_bytes() == (finished.encoder / "model.safetensors").read_bytes()
+    assert run.summary["steps"] == 20
+    for name in ("loss", "knn", "rankme"):
+        assert run.summary[name] == pytest.approx(finished.summary[name])
 
 
 def test_only_the_same_run_goes_on(finished, digits):
@@ -201,6 +213,17 @@ def test_an_encoder_starts_from_another_run(finished, digits, tmp_path):
     name = "method.encoder.trunk.blocks.0.mlp.fc1.weight"
     assert torch.equal(started[name], source[name])
     assert torch.equal(started[name.replace("encoder", "key_encoder")], source[name])
+
+
+def test_a_run_killed_before_its_first_save_still_starts_from_init(finished, digits, tmp_path):
+    whole = pretrain(digits, tmp_path / "whole", init=str(finished.path), steps=3)
+    left = tmp_path / "left"
+    left.mkdir()
+    shutil.copy(whole.path / "settings.yaml", left)
+    (left / ".settings.yaml.x.part").write_text("what a killed writer left")
+    run = pretrain(digits, left, init=str(finished.path), steps=3, resume=True)
+    assert same(weights(run), weights(whole))
+    assert not list(left.rglob("*.part"))
 
 
 def test_old_checkpoints_are_kept_and_dropped_as_asked(digits, tmp_path):
@@ -224,6 +247,25 @@ def test_every_broken_file_is_listed_with_a_reason(digits, tmp_path):
     assert {name for name, _ in run.bad_files} == broken
     assert {reason.split(" (")[0] for _, reason in run.bad_files} >= {"empty file", "not an image", "truncated"}
     assert run.summary["bad_files"] == 10
+
+
+def test_what_was_found_broken_before_a_save_is_known_after_a_kill(digits, tmp_path, monkeypatch):
+    from tacit.engine.checkpoints import Saver
+
+    real, left = Saver.save, tmp_path / "left"
+
+    def save_and_copy(self, trainer, module):
+        real(self, trainer, module)
+        if not left.exists():
+            shutil.copytree(self.run, left)
+
+    monkeypatch.setattr(Saver, "save", save_and_copy)
+    folder, broken = with_broken(digits, tmp_path / "data", 60)
+    common = {"max_bad": 0.5, "steps": 12, "extra": ["log_every=100", "save_every=0.5"]}
+    pretrain(folder, tmp_path / "run", **common)
+    run = pretrain(folder, left, resume=True, **common)
+    assert "Resuming at step 6" in (left / "log.txt").read_text()
+    assert {name for name, _ in run.bad_files} == broken
 
 
 def test_too_many_broken_files_stop_the_run_with_counts_and_the_way_on(digits, tmp_path):
