@@ -29,7 +29,7 @@ from tacit.engine.recipe import Recipe, per_device_batch
 from tacit.engine.stops import Interrupted, clear_errors, interrupts
 from tacit.engine.watch import Watch
 from tacit.errors import BadRecord, BadSettings, MissingExtra
-from tacit.run import atomic, write_json
+from tacit.run import Run, atomic, write_json
 from tacit.views import Views, collate, finish
 
 # What Lightning says of hardware and tips is no news to a user of this program; its errors are.
@@ -56,12 +56,12 @@ def prepare(
         BadSettings: a step would not fit into memory. DataError: `plan.init` does not fit the encoder.
     """
     module = build(cls, settings, plan, steps=steps, per_epoch=len(source) // settings.batch_size)
-    initialised = None
-    if plan.init and not plan.resume:
-        initialised = encoders.initialise(module.method.encoder, plan.init)
-        module.method.after_init()
     last = _last_checkpoint(plan)
     start = _steps_done(last) if plan.resume and last.is_file() else 0
+    initialised = None
+    if plan.init and not start:  # also when a run goes on that was killed before its first save
+        initialised = encoders.initialise(module.method.encoder, plan.init)
+        module.method.after_init()
     loader = make_loader(source, settings, plan, module, start=start, steps=steps if take is None else take)
     check_memory(module, loader.dataset, settings, plan)
     return Prepared(module, loader, start, initialised)
@@ -86,6 +86,11 @@ def train(
     begun = time.monotonic()
     module, loader, start, initialised = prepared
     last = _last_checkpoint(plan)
+    if start == steps:
+        journal.say("This run is already complete.")
+        told = Run(plan.run).summary
+        if told and told["steps"] == steps:
+            return told
     bad = BadFiles(plan.run, source, plan.max_bad, resume=plan.resume)
     bad.check()
     bad.write()
@@ -93,7 +98,7 @@ def train(
         journal.say(f"--init {plan.init}: {initialised}")
     if start:
         journal.say(f"Resuming at step {start} of {steps}.")
-    if plan.resume and rank() == 0:
+    if rank() == 0:
         for left_over in plan.run.rglob(".*.part"):  # of a process that was killed while it wrote
             left_over.unlink(missing_ok=True)
     _say_notes(module, source, journal)
@@ -119,8 +124,7 @@ def train(
         with interrupts(watch), clear_errors():
             trainer.fit(module, loader, ckpt_path=last if start else None, weights_only=True)
     else:
-        journal.say("This run is already complete.")
-        module.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
+        _after_the_last_save(module, watch, last, plan)
     if watch.interrupted:
         raise Interrupted(f"Stopped at step {module.step} of {steps}, saved. Go on with the same command and --resume.")
 
@@ -132,6 +136,16 @@ def train(
     if trainer.is_global_zero:
         write_json(plan.run / "summary.json", summary)
     return summary
+
+
+def _after_the_last_save(module: Training, watch: Watch, last: Path, plan: Plan) -> None:
+    """What a run lacks that was killed after its last step was saved: the encoder of that step, and the outcome."""
+    checkpoint = torch.load(last, map_location="cpu", weights_only=True)
+    module.load_state_dict(checkpoint["state_dict"])
+    module.on_load_checkpoint(checkpoint)
+    watch.recall(Run(plan.run).metrics)
+    if rank() == 0:
+        encoders.save(module.method.encoder, plan.run / "encoder")
 
 
 def build(cls: type[Method], settings: Recipe, plan: Plan, *, steps: int, per_epoch: int) -> Training:

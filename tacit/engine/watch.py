@@ -51,6 +51,14 @@ class Watch(L.Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.saver.load_state_dict(state)
 
+    def on_save_checkpoint(self, trainer: L.Trainer, module: Training, checkpoint: dict[str, Any]) -> None:
+        self._share_bad()  # a run that goes on from here does not meet these records again
+
+    def recall(self, metrics: dict[str, list[tuple[int, float]]]) -> None:
+        """Take the last values from the log of a run that has no step left to take."""
+        self.values = {name: curve[-1][1] for name, curve in metrics.items()}
+        self.loss = self.values.get("loss", float("nan"))
+
     def on_train_start(self, trainer: L.Trainer, module: Training) -> None:
         if trainer.is_global_zero:
             self.metrics = MetricsFile(self.plan.run / "metrics.csv", before=self.start)
@@ -122,11 +130,15 @@ class Watch(L.Callback):
         values["peak_memory"] = peak_memory()
         self.values |= values
         self._write(trainer, step, values)
-        self.bad.add(gather_items(list(self.bad.found.items())))
+        self._share_bad()
         self.bad.check()
-        self.bad.write()
         if reason := self.collapse.see(values):
             self._collapsed(trainer, reason)
+
+    def _share_bad(self) -> None:
+        """List what all devices found. Every device must call it."""
+        self.bad.add(gather_items(list(self.bad.found.items())))
+        self.bad.write()
 
     def _write(self, trainer: L.Trainer, step: int, values: dict[str, float]) -> None:
         if not trainer.is_global_zero:
