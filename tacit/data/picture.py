@@ -125,10 +125,18 @@ def _decode(read):
     except MemoryError as error:
         raise BadRecord("too large for the memory") from error
     except Exception as error:
-        text = str(error).lower()
-        cut = isinstance(error, EOFError) or any(w in text for w in ("truncated", "incomplete", "not enough", "end of"))
-        damaged = "damaged" if "broken data" in text else f"cannot be decoded ({type(error).__name__})"
-        raise BadRecord("truncated" if cut else damaged) from error
+        raise BadRecord(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """What the words of Pillow and NumPy mean: Pillow "cannot load" a file that ends before its pixels begin."""
+    text = str(error).lower()
+    cut = ("truncated", "incomplete", "not enough", "end of", "cannot load this image")
+    if isinstance(error, EOFError) or any(words in text for words in cut):
+        return "truncated"
+    if "broken data" in text or "could not create decoder" in text:  # the second is WebP's
+        return "damaged"
+    return f"cannot be decoded ({type(error).__name__})"
 
 
 def _open(data: bytes) -> Image.Image:
@@ -151,7 +159,7 @@ def _decode_header(data: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise BadRecord("too large (more than 179 million pixels)") from error
     except Exception as error:  # a plugin that fell over a malformed header
-        raise BadRecord(f"cannot be decoded ({type(error).__name__})") from error
+        raise BadRecord(_reason(error)) from error
 
 
 def _looks_like(data: bytes) -> str:
