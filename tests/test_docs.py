@@ -4,9 +4,11 @@ import importlib.util
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import write_digits
 from typer.main import get_command
 
 from tacit.cli import app
@@ -85,14 +87,15 @@ def _parse(arguments: list[str], *, whole: bool) -> None:
         check_protocols(given["protocol"].split(","))
 
 
-def test_the_blocks_of_python_run_as_they_stand(digits, tmp_path, monkeypatch):
+def test_the_blocks_of_python_run_as_they_stand(tmp_path, monkeypatch):
     """One page after another in one folder, as a reader would try them."""
-    shutil.copytree(digits, tmp_path / "labelled" / "train")
-    shutil.copytree(digits, tmp_path / "labelled" / "test")
+    for part in ("train", "test"):
+        write_digits(tmp_path / "labelled" / part, 100)
     (tmp_path / "photos").mkdir()
-    for file in sorted(digits.rglob("*.png"))[:64]:
+    for file in sorted((tmp_path / "labelled" / "train").rglob("*.png"))[:64]:
         shutil.copy(file, tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "umap", None)  # not installed; where it is, it compiles itself for half a minute
     names = {}
     for page in ("python.md", "run-folder.md", "views.md"):
         text = (ROOT / "docs" / page).read_text(encoding="utf-8")
