@@ -147,7 +147,7 @@ def pretrain(
         workers=_workers(workers), resume=going_on is not None, init=init,
     )  # fmt: skip
     if dry_run:
-        return {**rehearse(cls, settings, source, plan, steps=total), **resolved}
+        return {**resolved, **rehearse(cls, settings, source, plan, steps=total)}
     from tacit.engine.environment import environment
 
     prepared = prepare(cls, settings, source, plan, steps=total)
@@ -169,7 +169,7 @@ def pretrain(
 
 
 def resolve(cls: type, preset: str | None, going_on: dict | None, *, encoder, epochs, batch_size, set) -> Any:
-    """Settings of a method: preset, then shorthands, then assignments; of a run that goes on, its own and these."""
+    """Settings of a method: preset, then assignments, then shorthands; of a run that goes on, its own and these."""
     if preset is not None and preset not in cls.presets:
         raise Unknown("preset", preset, cls.presets)
     if going_on is not None and preset in (None, going_on["preset"]):
@@ -177,9 +177,8 @@ def resolve(cls: type, preset: str | None, going_on: dict | None, *, encoder, ep
     else:
         settings = cls.presets[preset or "paper"]
     shorthands = {"encoder": encoder, "epochs": epochs, "batch_size": batch_size}
+    settings = with_assignments(settings, set)
     settings = dataclasses.replace(settings, **{k: v for k, v in shorthands.items() if v is not None})
-    if set:
-        return with_assignments(settings, set)
     if wrong := problems(settings):
         raise BadSettings(wrong)
     return settings

@@ -123,10 +123,11 @@ def pretrain(
     for value, name in ((method, "METHOD"), (data, "--data"), (out, "--out")):
         if not value:
             raise UsageError(f"{name} is missing. For example: tacit pretrain moby --data photos/ --out runs/moby")
+    length = None if epochs or batch_size else given.get("steps")
     shares = [_number(w, "--weights") for w in weights.split(",")] if weights else given.get("weights")
     result = api.pretrain(
         method, data if len(data) > 1 else data[0], out,
-        encoder=encoder, preset=preset or given.get("preset"), epochs=epochs, steps=steps or given.get("steps"),
+        encoder=encoder, preset=preset or given.get("preset"), epochs=epochs, steps=steps or length,
         batch_size=batch_size, set=[*given.get("set", []), *(set or [])], weights=shares, val=val or given.get("val"),
         devices=devices, nodes=nodes, precision=precision, workers=workers,
         seed=given.get("seed", 0) if seed is None else seed, resume=resume, init=init or given.get("init"),

@@ -96,11 +96,15 @@ class Picture:
         shrink = min(min(cut.height / cut.size[0], cut.width / cut.size[1]) for cut in cuts)
         image = self._pixels(shrink)
         fy, fx = image.size[1] / self.height, image.size[0] / self.width
-        return [_crop(image, cut, fy, fx) for cut in cuts]
+        return [self._spread(_crop(image, cut, fy, fx)) for cut in cuts]
 
     def array(self) -> np.ndarray:
         """The whole picture at full scale: [H, W, C]."""
-        return self._array if self._array is not None else _hwc(np.asarray(self._pixels(1.0)))
+        return self._array if self._array is not None else self._spread(_hwc(np.asarray(self._pixels(1.0))))
+
+    def _spread(self, pixels: np.ndarray) -> np.ndarray:
+        """Deep grey stays one band until here, since Pillow resizes only one of floats."""
+        return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 and self.channels == 3 else pixels
 
     def _pixels(self, shrink: float) -> Image.Image:
         image = self._image

@@ -57,6 +57,6 @@ class BadFiles:
         share = -(-len(self.found) * 1000 // self.total) / 10
         return (
             f"{self.summary()}. That is more than --max-bad {self.limit:.3g} ({self.limit:.2%} of {self.total:,} = "
-            f"{self.limit * self.total:.0f}). Those found so far are listed in {self.path}. Mend or remove them, or "
-            f"allow more: --resume --max-bad {max(2 * share, 1):.0f}%"
+            f"{self.limit * self.total:.0f}). Those found so far are listed in {self.path}. Mend or remove them "
+            f"and begin again, or allow more: --resume --max-bad {max(2 * share, 1):.0f}%"
         )

@@ -85,8 +85,8 @@ class Training(L.LightningModule):
         records = ", ".join(str(int(i)) for i in self.records[:8])
         return (
             f"At step {self.step} the {what}. The weights were left as they were; checkpoints/last.ckpt is sound. "
-            f"Usual remedies: a lower --set lr=… , a longer --set warmup_epochs=… , --precision 32, or a look at the "
-            f"records of that batch (by number: {records}, …); then go on with --resume."
+            f"Usual remedies, in a new --out: a lower --set lr=… , a longer --set warmup_epochs=… , --precision 32. Or "
+            f"look at the records of that batch (by number: {records}, …) and go on with --resume."
         )
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer, optimizer_closure=None) -> None:

@@ -13,6 +13,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
 from tacit import encoders
@@ -122,7 +123,10 @@ def train(
     )
     if start < steps:
         with interrupts(watch), clear_errors():
-            trainer.fit(module, loader, ckpt_path=last if start else None, weights_only=True)
+            try:
+                trainer.fit(module, loader, ckpt_path=last if start else None, weights_only=True)
+            except SIGTERMException:  # Lightning's own answer to a polite kill; the run was saved by ours
+                watch.interrupted = True
     else:
         _after_the_last_save(module, watch, last, plan)
     if watch.interrupted:

@@ -85,7 +85,8 @@ def test_sixteen_bits_keep_their_depth():
         assert pixels.dtype == np.float32
         np.testing.assert_allclose(pixels[:, :, 0], deep / 65535, atol=1e-6)
     (crop,) = Picture(encoded(Image.fromarray(deep), "PNG"), 3).crops([Cut(0, 0, 20, 30, (8, 8))])
-    assert crop.shape[:2] == (8, 8)
+    assert crop.shape == (8, 8, 3)
+    assert Picture(encoded(Image.fromarray(deep), "PNG"), 3).array().shape == (20, 30, 3)
     assert 0 <= crop.min() <= crop.max() <= 1
 
 

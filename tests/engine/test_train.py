@@ -385,3 +385,19 @@ def test_mixed_sources_with_weights(digits, tmp_path):
         shutil.copy(tmp_path / "one.png", folder / f"{i}.png")
     run = pretrain([digits, folder], tmp_path / "run", weights=[1, 1], steps=2)
     assert yaml.safe_load((run.path / "settings.yaml").read_text())["weights"] == [1, 1]
+
+
+def test_a_polite_kill_saves_and_is_a_failure_to_the_queue(digits, tmp_path, monkeypatch):
+    from tacit.engine.watch import Watch
+
+    real = Watch.on_train_batch_end
+
+    def terminate(self, trainer, module, *rest):
+        if module.step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(self, trainer, module, *rest)
+
+    monkeypatch.setattr(Watch, "on_train_batch_end", terminate)
+    with pytest.raises(RunFailed, match=r"Stopped at step \d+ of 20, saved"):
+        pretrain(digits, tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()

@@ -1,0 +1,49 @@
+"""The picture of the README: python benchmarks/plot.py RESULT.json… --out docs/images/learning.png"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+OF = {
+    "random-init": ("random weights", "#9aa4af"),
+    "run": ("after MoBY", "#2f6fde"),
+    "raw-input": ("raw pixels", "#3a9d6b"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    results = [json.loads(path.read_text()) for path in options.results]
+    figure, axes = plt.subplots(1, len(results), figsize=(4.2 * len(results), 2.8), sharey=True, squeeze=False)
+    for axis, result in zip(axes[0], results, strict=True):
+        protocols = list(result["over_random_init"])
+        for place, (of, (title, colour)) in enumerate(OF.items()):
+            for at, protocol in enumerate(protocols):
+                values = [100 * seed["scores"][f"{of}/{protocol}"] for seed in result["seeds"]]
+                x = at + (place - 1) * 0.27
+                axis.bar(x, np.mean(values), 0.25, color=colour, label=title if at == 0 else None)
+                axis.plot([x] * len(values), values, "o", color="black", markersize=2.5)
+        axis.set_xticks(range(len(protocols)), [{"knn": "20-NN", "linear": "linear"}.get(p, p) for p in protocols])
+        axis.set_title(f"{result['encoder']}, {len(result['seeds'])} seeds", fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel("CIFAR-10 accuracy, %")
+    axes[0][0].legend(fontsize=7, loc="upper left")
+    axes[0][0].set_ylim(0, 55)
+    figure.tight_layout()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.out, dpi=130)
+
+
+if __name__ == "__main__":
+    main()
