@@ -30,7 +30,10 @@ def main() -> None:
         protocols = list(result["over_random_init"])
         for place, (of, (title, colour)) in enumerate(OF.items()):
             for at, protocol in enumerate(protocols):
-                values = [100 * seed["scores"][f"{of}/{protocol}"] for seed in result["seeds"]]
+                name = f"{of}/{protocol}"
+                values = [100 * seed["scores"][name] for seed in result["seeds"] if name in seed["scores"]]
+                if not values:
+                    continue
                 x = at + (place - 1) * 0.27
                 axis.bar(x, np.mean(values), 0.25, color=colour, label=title if at == 0 else None)
                 axis.plot([x] * len(values), values, "o", color="black", markersize=2.5)
