@@ -76,7 +76,7 @@ def pretrain(
         resume: go on where the run in `out` was last saved; start it if there is none.
         init: weights to start the encoder from; see `tacit.encoders.initialise`.
         max_bad: the largest share of unreadable files.
-        dry_run: resolve everything, do one step, write nothing, and return what it found.
+        dry_run: resolve everything, take two steps and time the second, write nothing, and return what it found.
 
     Raises:
         UsageError: something cannot work, found before any data is read. DataError, RunFailed: the run cannot go on.
@@ -122,6 +122,8 @@ def pretrain(
     sources = [open_source(one, channels=settings.channels) for one in many]
     source = mix(sources, weights)
     held_out = open_source(val, channels=settings.channels) if val is not None else None
+    if held_out is not None and held_out.labels is None:
+        raise DataError(f"--val {val} has no labels, and serves nothing but an accuracy. Leave it out, or label it.")
     _enough(source, settings)
     per_epoch = len(source) // settings.batch_size
     total = steps or (going_on or {}).get("steps") or settings.epochs * per_epoch

@@ -99,14 +99,16 @@ def pretrain(
     ] = None,
     init: Annotated[str | None, typer.Option(help="Weights to start from: run folder, .safetensors, .pth.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run was last saved.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Resolve everything, do one step, write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Resolve everything, time a step, write nothing.")] = False,
     max_bad: Annotated[
         str, typer.Option(metavar="SHARE", help="Largest share of unreadable files, as 1% or 0.01.")
     ] = "1%",
     config: Annotated[str | None, typer.Option(help="A settings.yaml of another run, to do the same again.")] = None,
     devices: Annotated[int, typer.Option(help="Devices (processes) on this machine.")] = 1,
     nodes: Annotated[int, typer.Option(help="Machines, under torchrun or SLURM.")] = 1,
-    precision: Annotated[str, typer.Option(help="auto (bf16 where the hardware has it), 32, bf16 or 16.")] = "auto",
+    precision: Annotated[
+        str | None, typer.Option(help="auto (bf16 where the hardware has it), 32, bf16 or 16. [default: auto]")
+    ] = None,
     workers: Workers = None,
     seed: Annotated[int | None, typer.Option(help="Everything random follows from it. [default: 0]")] = None,
     json: Json = False,
@@ -129,7 +131,7 @@ def pretrain(
         method, data if len(data) > 1 else data[0], out,
         encoder=encoder, preset=preset or given.get("preset"), epochs=epochs, steps=steps or length,
         batch_size=batch_size, set=[*given.get("set", []), *(set or [])], weights=shares, val=val or given.get("val"),
-        devices=devices, nodes=nodes, precision=precision, workers=workers,
+        devices=devices, nodes=nodes, precision=precision or given.get("precision", "auto"), workers=workers,
         seed=given.get("seed", 0) if seed is None else seed, resume=resume, init=init or given.get("init"),
         max_bad=_share(max_bad), dry_run=dry_run,
     )  # fmt: skip
@@ -341,7 +343,7 @@ def _say_bad(bad: list) -> None:
 def main() -> None:
     """Exit codes: 0 done, 1 the run failed, 2 the call was wrong."""
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="tacit")
     except TacitError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

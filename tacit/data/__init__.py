@@ -1,6 +1,6 @@
 from tacit.data.batches import Batches, unvisited
-from tacit.data.open import open_source, open_splits
+from tacit.data.open import match_classes, open_source, open_splits
 from tacit.data.picture import Cut, Picture
 from tacit.data.source import Source, mix
 
-__all__ = ["Batches", "Cut", "Picture", "Source", "mix", "open_source", "open_splits", "unvisited"]
+__all__ = ["Batches", "Cut", "Picture", "Source", "match_classes", "mix", "open_source", "open_splits", "unvisited"]

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from tacit.data.index import Index, stored, write
+from tacit.data.labels import as_numbers, class_folders, parts_note, parts_of
 from tacit.data.picture import EXTENSIONS
 from tacit.errors import BadRecord, DataError
 
@@ -80,7 +81,7 @@ def index_zip(path: Path, cache: str | os.PathLike | None = None) -> Index:
     except (zipfile.BadZipFile, OSError, struct.error) as error:
         raise DataError(f"{path} cannot be read as a zip: {error}. Is it whole?") from error
     names = [row[0] for row in rows]
-    labels = _read_map(map_file, names) if map_file.is_file() else _folders_as_classes(names)
+    labels = _read_map(map_file, names) if map_file.is_file() else class_folders(names)
     return _store(path, where, rows, labels, skipped, stamps)
 
 
@@ -106,7 +107,7 @@ def index_tars(paths: list[Path], cache: str | os.PathLike | None = None) -> Ind
         except (tarfile.TarError, OSError) as error:
             skipped.append((path.name, f"the shard breaks off ({error})"))
     texts = [labels.get(row[5]) for row in rows]
-    return _store(paths[0], where, [row[:5] for row in rows], _as_numbers(texts), skipped, stamps)
+    return _store(paths[0], where, [row[:5] for row in rows], as_numbers(texts), skipped, stamps)
 
 
 def _store(path: Path, where: Path, rows: list, labels, skipped: list, stamps: list) -> Index:
@@ -124,7 +125,9 @@ def _store(path: Path, where: Path, rows: list, labels, skipped: list, stamps: l
     if labels is not None:
         values, classes = labels
         columns["label"] = pa.array(values, pa.int64())
-    return write(where, columns, {"classes": classes, "skipped": skipped, "duplicates": 0, "stamps": stamps})
+    return write(
+        where, columns, {"classes": classes, "skipped": skipped, "notes": parts_note(parts_of(names)), "stamps": stamps}
+    )
 
 
 def _stamps(paths: list[Path]) -> list:
@@ -142,17 +145,3 @@ def _read_map(path: Path, names: list[str]) -> tuple[np.ndarray, list[str]]:
         raise DataError(f"{path} names no label for {len(missing)} images of the zip, for example {missing[0]!r}.")
     values = np.array([labels[name] for name in names], dtype=np.int64)
     return values, [str(i) for i in range(int(values.max()) + 1)]
-
-
-def _folders_as_classes(names: list[str]) -> tuple[np.ndarray, list[str]] | None:
-    return _as_numbers([name.partition("/")[0] if "/" in name else None for name in names])
-
-
-def _as_numbers(texts: list[str | None]) -> tuple[np.ndarray, list[str]] | None:
-    """Labels as numbers, in the order of numbers or of the alphabet; None unless all are there and two differ."""
-    if None in texts or len(set(texts)) < 2:
-        return None
-    distinct = set(texts)
-    classes = sorted(distinct, key=int) if all(t.isdigit() for t in distinct) else sorted(distinct)
-    number = {text: i for i, text in enumerate(classes)}
-    return np.array([number[t] for t in texts], dtype=np.int64), classes

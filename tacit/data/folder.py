@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from tacit.data.index import Index, stored, write
+from tacit.data.labels import class_folders, parts_note, parts_of
 from tacit.data.picture import EXTENSIONS
 from tacit.errors import BadRecord, DataError
 
@@ -32,7 +32,7 @@ class Files:
             with open(path, "rb") as f:
                 return f.read()
         except FileNotFoundError as error:
-            raise BadRecord("gone since the folder was listed") from error
+            raise BadRecord("no such file") from error
         except PermissionError as error:
             raise BadRecord("permission denied") from error
         except OSError as error:
@@ -40,7 +40,7 @@ class Files:
 
 
 def index_folder(root: Path, cache: str | os.PathLike | None = None) -> Index:
-    """Names relative to `root` in sorted order, with a class for each where every file lies in a first-level folder.
+    """Names relative to `root` in sorted order, with a class for each where every file lies in a class folder.
 
     The index is kept and used again while no folder has changed. Raises `DataError` when there is nothing to read.
     """
@@ -69,16 +69,13 @@ def _build(root: Path, path: Path) -> Index:
         raise DataError(_nothing(root, skipped, other))
     names.sort()
     column = pa.array(names, pa.large_string())
-    first = [name.partition(os.sep)[0] if os.sep in name else None for name in names]
-    classes = sorted(set(first)) if None not in first else []
-    columns = {"name": column}
-    if len(classes) >= 2:
-        number = {name: i for i, name in enumerate(classes)}
-        columns["label"] = pa.array(np.fromiter((number[f] for f in first), np.int64, len(first)))
+    columns, classes = {"name": column}, None
+    if (found := class_folders(names, os.sep)) is not None:
+        columns["label"], classes = pa.array(found[0]), found[1]
     facts = {
-        "classes": classes if len(classes) >= 2 else None,
+        "classes": classes,
         "skipped": sorted(skipped),
-        "duplicates": duplicates,
+        "notes": _repeats(duplicates) + parts_note(parts_of(names, os.sep)),
         "folders": folders,
     }
     return write(path, columns, facts)
@@ -128,6 +125,13 @@ def _with_links(root: Path, names: list[str], links: list[str], skipped: list) -
             seen.add(target)
             names.append(link)
     return names, duplicates
+
+
+def _repeats(count: int) -> list[str]:
+    if not count:
+        return []
+    what = "links name a file twice and were" if count > 1 else "link names a file twice and was"
+    return [f"{count:,} {what} left out."]
 
 
 def _nothing(root: Path, skipped: list, other: set[str]) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from tacit.run import atomic
 
-VERSION = 1
+VERSION = 2
 
 
 class Index:

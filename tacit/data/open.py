@@ -12,11 +12,14 @@ import numpy as np
 from tacit.data.archive import Members, index_tars, index_zip
 from tacit.data.folder import Files, index_folder
 from tacit.data.index import Index
+from tacit.data.labels import PARTS, parts_note
+from tacit.data.listing import index_listing
 from tacit.data.source import Source, Store
 from tacit.data.table import from_array, from_rows, load_rows
 from tacit.errors import DataError
 
 TABLES = {".parquet": "parquet", ".arrow": "arrow"}
+LISTINGS = (".csv", ".tsv")
 
 
 def open_source(
@@ -26,7 +29,8 @@ def open_source(
 
     Args:
         data: a folder (class folders become labels), a .zip (labels from `<stem>_map.txt` or class folders), a .tar or
-            a pattern or folder of them (WebDataset), a .parquet or .arrow file or a folder of them,
+            a pattern or folder of them (WebDataset), a .parquet or .arrow file or a folder of them, a .csv or .tsv that
+            lists files,
             `hub:NAME` or `hub:NAME:SPLIT`, a .npy file or an array of images [N, H, W(, C)], a `datasets.Dataset`.
         channels: channels of the pictures.
         labels: "auto" takes labels where there are any, None leaves them out.
@@ -36,6 +40,7 @@ def open_source(
         DataError: nothing there, or nothing that can be read.
     """
     source = _open(data, channels, cache)
+    source.title = os.fspath(data) if isinstance(data, str | os.PathLike) else type(data).__name__
     if labels is None:
         source.labels = source.classes = None
     return source
@@ -54,17 +59,24 @@ def open_splits(data: Any, test: Any = None, *, channels: int = 3) -> tuple[Sour
     if test is None:
         return train, None
     held_out = open_source(test, channels=channels)
-    if train.classes and held_out.classes and train.classes != held_out.classes:
-        if unknown := [c for c in held_out.classes if c not in train.classes]:
-            raise DataError(f"{test} has classes that {data} has not: {', '.join(unknown[:5])}.")
-        held_out.labels = np.array([train.classes.index(c) for c in held_out.classes])[held_out.labels]
-        held_out.classes = train.classes
+    if train.classes and held_out.classes and not match_classes(held_out, train.classes):
+        unknown = [c for c in held_out.classes if c not in train.classes]
+        raise DataError(f"{test} has classes that {data} has not: {', '.join(unknown[:5])}.")
     return train, held_out
 
 
+def match_classes(source: Source, classes: list[str]) -> bool:
+    """Number the labels of `source` as in `classes`, by name; False, and nothing done, if one is not among them."""
+    if not set(source.classes) <= set(classes):
+        return False
+    source.labels = np.array([classes.index(c) for c in source.classes])[source.labels]
+    source.classes = classes
+    return True
+
+
 def _part(folder: Path, *names: str) -> Path | None:
-    candidates = [folder / f"{name}{end}" for name in names for end in ("", ".parquet", ".zip", ".npy")]
-    return next((c for c in candidates if c.exists()), None)
+    ends = ("", *TABLES, *LISTINGS, ".zip", ".tar", ".npy")
+    return next((c for name in names for end in ends if (c := folder / f"{name}{end}").exists()), None)
 
 
 def _open(data: Any, channels: int, cache: str | os.PathLike | None) -> Source:
@@ -92,6 +104,9 @@ def _open(data: Any, channels: int, cache: str | os.PathLike | None) -> Source:
         return _open_tars([path], channels, cache)
     if suffix in TABLES:
         return _of_rows(load_rows([str(path)], TABLES[suffix]), path.name, channels)
+    if suffix in LISTINGS:
+        index = index_listing(path, cache)
+        return _of_index(Files(str(path.parent), index), index, channels)
     if suffix == ".npy":
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -100,8 +115,8 @@ def _open(data: Any, channels: int, cache: str | os.PathLike | None) -> Source:
         store, fingerprint = from_array(array, path.name, str(path.resolve()))
         return Source(store, channels, None, None, fingerprint)
     raise DataError(
-        f"{path} is a single file. Give the folder it lies in ({path.parent}), or a .zip, .tar, .parquet, .arrow or "
-        ".npy file."
+        f"{path} is a single file. Give the folder it lies in ({path.parent}), or a .zip, .tar, .parquet, .arrow, "
+        ".csv, .tsv or .npy file."
     )
 
 
@@ -117,7 +132,10 @@ def _open_folder(path: Path, channels: int, cache: str | os.PathLike | None) -> 
     for suffix, kind in TABLES.items():
         tables = sorted(str(p) for p in visible if p.suffix.lower() == suffix)
         if tables and suffixes <= {suffix, ".json", ".txt", ".md"}:
-            return _of_rows(load_rows(tables, kind), path.name, channels)
+            source = _of_rows(load_rows(tables, kind), path.name, channels)
+            stems = [Path(table).stem for table in tables]
+            source.notes = parts_note(stems if {stem.lower() for stem in stems} <= PARTS else [])
+            return source
     index = index_folder(path, cache)
     return _of_index(Files(str(path), index), index, channels)
 
@@ -153,8 +171,8 @@ def _of_index(store: Store, index: Index, channels: int) -> Source:
     facts = index.facts
     skipped = [(name, reason) for name, reason in facts["skipped"]]
     return Source(
-        store, channels, index.labels(), facts["classes"], index.fingerprint(), skipped, facts["duplicates"]
-    )  # fmt: skip
+        store, channels, index.labels(), facts["classes"], index.fingerprint(), skipped=skipped, notes=facts["notes"]
+    )
 
 
 def _of_rows(rows: Any, title: str, channels: int) -> Source:

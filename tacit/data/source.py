@@ -34,8 +34,9 @@ class Source:
     labels:      [N] int64, or None where there are none
     classes:     the names of the labels
     fingerprint: changes when names or labels do
+    title:       what the user called it
     skipped:     (name, reason) of files that were refused when the folder was listed; counted as bad
-    duplicates:  how many files were left out because a link names a file twice
+    notes:       what a user should know of how the data was read
     weights:     of the parts of a mixture, which start at `starts` and hold `lengths` records
     """
 
@@ -44,8 +45,9 @@ class Source:
     labels: np.ndarray | None
     classes: list[str] | None
     fingerprint: str
+    title: str = ""
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    duplicates: int = 0
+    notes: list[str] = field(default_factory=list)
     weights: tuple[float, ...] | None = None
     starts: tuple[int, ...] = ()
     lengths: tuple[int, ...] = ()
@@ -69,6 +71,7 @@ class Source:
             channels=self.channels,
             labels=None if self.labels is None else self.labels[rows],
             classes=self.classes,
+            title=self.title,
             fingerprint=f"{self.fingerprint}[{hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest()}]",
         )
 
@@ -90,23 +93,26 @@ class _Chosen:
 
 @dataclass
 class _Joined:
+    """Stores end to end. A name says which store it is of, since two may use the same ones."""
+
     stores: list[Store]
+    titles: list[str]
     starts: np.ndarray
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def _locate(self, index: int) -> tuple[Store, int]:
+    def _locate(self, index: int) -> tuple[int, int]:
         part = int(np.searchsorted(self.starts, index, side="right")) - 1
-        return self.stores[part], index - int(self.starts[part])
+        return part, index - int(self.starts[part])
 
     def name(self, index: int) -> str:
-        store, local = self._locate(index)
-        return store.name(local)
+        part, local = self._locate(index)
+        return f"{self.titles[part]}/{self.stores[part].name(local)}"
 
     def read(self, index: int) -> bytes | np.ndarray:
-        store, local = self._locate(index)
-        return store.read(local)
+        part, local = self._locate(index)
+        return self.stores[part].read(local)
 
 
 def mix(sources: Sequence[Source], weights: Sequence[float] | None = None) -> Source:
@@ -116,15 +122,17 @@ def mix(sources: Sequence[Source], weights: Sequence[float] | None = None) -> So
     if len(sources) == 1:
         return sources[0]
     starts = np.cumsum([0, *map(len, sources)])
+    titles = [s.title.rstrip("/") for s in sources]
+    titles = [t if titles.count(t) == 1 else f"{t}({i + 1})" for i, t in enumerate(titles)]
     same = all(s.labels is not None and s.classes == sources[0].classes for s in sources)
     return Source(
-        store=_Joined([s.store for s in sources], starts),
+        store=_Joined([s.store for s in sources], titles, starts),
         channels=sources[0].channels,
         labels=np.concatenate([s.labels for s in sources]) if same else None,
         classes=sources[0].classes if same else None,
         fingerprint="+".join(s.fingerprint for s in sources),
-        skipped=[item for s in sources for item in s.skipped],
-        duplicates=sum(s.duplicates for s in sources),
+        skipped=[(f"{t}/{name}", reason) for t, s in zip(titles, sources, strict=True) for name, reason in s.skipped],
+        notes=list(dict.fromkeys(note for s in sources for note in s.notes)),
         weights=tuple(weights) if weights is not None else None,
         starts=tuple(int(s) for s in starts[:-1]),
         lengths=tuple(len(s) for s in sources),

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from tacit.data.labels import LABEL_NAMES
 from tacit.errors import BadRecord, DataError, MissingExtra
 
 IMAGE_NAMES = ("image", "img", "jpg", "png", "picture", "pixels")
-LABEL_NAMES = ("label", "labels", "target", "class", "fine_label")
 
 
 @dataclass

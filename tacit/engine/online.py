@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Subset
 
-from tacit.data import Source
+from tacit.data import Source, match_classes
 from tacit.encoders import Encoder
 from tacit.evaluation.knn import knn_predict
 from tacit.views import Inputs, Plain
@@ -24,11 +24,16 @@ class OnlineNeighbours:
 
     @classmethod
     def of(cls, source: Source, val: Source | None, inputs: Inputs, *, seed: int) -> OnlineNeighbours | None:
-        """None when there are no labels, or only one class."""
+        """Records of `val` are asked for, by those of `source` where it has the same classes, else by others of `val`.
+
+        Without `val`, `source` is both. None when there are no labels, or only one class.
+        """
+        if val is not None and (source.labels is None or not match_classes(val, source.classes)):
+            source, val = val, None
         if source.labels is None or len(np.unique(source.labels)) < 2:
             return None
         order = np.random.default_rng(seed).permutation(len(source))[:LIMIT]
-        if val is not None and val.labels is not None:
+        if val is not None:
             queries = np.random.default_rng(seed).permutation(len(val))[: LIMIT // 4]
             return cls(Subset(Plain(source, inputs), order), Subset(Plain(val, inputs), queries), len(source.classes))
         cut = len(order) * 4 // 5

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
@@ -22,6 +21,7 @@ from tacit.distributed import rank
 from tacit.engine.bad import BadFiles
 from tacit.engine.checkpoints import AtomicCheckpointIO
 from tacit.engine.journal import Journal, duration, size
+from tacit.engine.loggers import close_loggers, open_loggers
 from tacit.engine.memory import bytes_a_record, free_memory, keep_memory, peak_memory
 from tacit.engine.method import Method
 from tacit.engine.module import Training
@@ -29,7 +29,7 @@ from tacit.engine.plan import Plan, hardware, precision
 from tacit.engine.recipe import Recipe, per_device_batch
 from tacit.engine.stops import Interrupted, clear_errors, interrupts
 from tacit.engine.watch import Watch
-from tacit.errors import BadRecord, BadSettings, MissingExtra
+from tacit.errors import BadRecord, BadSettings
 from tacit.run import Run, atomic, write_json
 from tacit.views import Views, collate, finish
 
@@ -40,21 +40,23 @@ warnings.filterwarnings("ignore", module=r"lightning\.")
 
 
 class Prepared(NamedTuple):
-    """A run with everything checked and nothing written."""
+    """A run with everything checked, and nothing of it written but what a logging service keeps."""
 
     module: Training
     loader: DataLoader
     start: int  # the first step to take
     initialised: encoders.Initialised | None
+    loggers: list[Any]
 
 
 def prepare(
     cls: type[Method], settings: Recipe, source: Source, plan: Plan, *, steps: int, take: int | None = None
 ) -> Prepared:
-    """Build the method and the stream of batches from where the run stands, `take` steps of it or all of `steps`.
+    """Build the method and the stream of batches from where the run stands; only `take` steps of it to rehearse.
 
     Raises:
         BadSettings: a step would not fit into memory. DataError: `plan.init` does not fit the encoder.
+        UsageError: a logging service that cannot be reached.
     """
     module = build(cls, settings, plan, steps=steps, per_epoch=len(source) // settings.batch_size)
     last = _last_checkpoint(plan)
@@ -65,7 +67,8 @@ def prepare(
         module.method.after_init()
     loader = make_loader(source, settings, plan, module, start=start, steps=steps if take is None else take)
     check_memory(module, loader.dataset, settings, plan)
-    return Prepared(module, loader, start, initialised)
+    loggers = open_loggers(settings.loggers, plan.run, start) if take is None else []
+    return Prepared(module, loader, start, initialised, loggers)
 
 
 def train(
@@ -85,7 +88,7 @@ def train(
         DataError: more unreadable records than allowed.
     """
     begun = time.monotonic()
-    module, loader, start, initialised = prepared
+    module, loader, start, initialised, loggers = prepared
     last = _last_checkpoint(plan)
     if start == steps:
         journal.say("This run is already complete.")
@@ -111,7 +114,7 @@ def train(
         max_epochs=1,  # the stream is the whole run, whatever is left of it
         accumulate_grad_batches=settings.accumulate,
         callbacks=[watch],
-        logger=_loggers(settings, plan, start),
+        logger=loggers,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=plan.run,
         use_distributed_sampler=False,
@@ -127,6 +130,8 @@ def train(
                 trainer.fit(module, loader, ckpt_path=last if start else None, weights_only=True)
             except SIGTERMException:  # Lightning's own answer to a polite kill; the run was saved by ours
                 watch.interrupted = True
+            finally:
+                close_loggers(loggers)
     else:
         _after_the_last_save(module, watch, last, plan)
     if watch.interrupted:
@@ -190,27 +195,6 @@ def _quiet_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which saves first
 
 
-def _loggers(settings: Recipe, plan: Plan, start: int) -> list[Any]:
-    loggers: list[Any] = [
-        TensorBoardLogger(plan.run, name="", version="tensorboard", purge_step=start if start else None)
-    ]
-    for name in settings.loggers:
-        try:
-            if name == "wandb":
-                from lightning.pytorch.loggers import WandbLogger
-
-                loggers.append(WandbLogger(project="tacit", name=plan.run.name, save_dir=plan.run))
-            else:
-                from lightning.pytorch.loggers import MLFlowLogger
-
-                loggers.append(
-                    MLFlowLogger("tacit", run_name=plan.run.name, tracking_uri=f"file:{plan.run / 'mlflow'}")
-                )
-        except (ImportError, ModuleNotFoundError) as error:
-            raise MissingExtra(f"--set loggers={name}", name, name) from error
-    return loggers
-
-
 def _last_checkpoint(plan: Plan) -> Path:
     return plan.run / "checkpoints" / "last.ckpt"
 
@@ -222,8 +206,8 @@ def _steps_done(path: Path) -> int:
 def _say_notes(module: Training, source: Source, journal: Journal) -> None:
     for note in {note.partition(": ")[2]: note for view in module.pipelines for note in view.notes()}.values():
         journal.say(f"Note: {note}")
-    if source.duplicates:
-        journal.say(f"Note: {source.duplicates:,} links name a file twice and were left out.")
+    for note in source.notes:
+        journal.say(f"Note: {note}")
 
 
 def save_sample_views(path: Path, dataset: Views, pipelines: list, count: int = 8) -> None:
@@ -279,8 +263,8 @@ def _read_the_rest(source: Source, settings: Recipe, plan: Plan, steps: int) -> 
 
 
 def rehearse(cls: type[Method], settings: Recipe, source: Source, plan: Plan, *, steps: int) -> dict[str, Any]:
-    """One real optimiser step, nothing written: parameters, memory and the time the whole run would take."""
-    module, loader, _, _ = prepare(cls, settings, source, plan, steps=steps, take=min(2, steps))
+    """Two real optimiser steps, the second timed, nothing written: parameters, memory and the whole run's time."""
+    module, loader, *_ = prepare(cls, settings, source, plan, steps=steps, take=min(2, steps))
     clock = _Clock()
     trainer = L.Trainer(
         **hardware(plan), max_epochs=1, accumulate_grad_batches=settings.accumulate, callbacks=[clock],

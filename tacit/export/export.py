@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,6 +72,7 @@ def export(encoder: Encoder, to: str, out: str | os.PathLike, *, check: bool = T
 
 
 ABOUT = "encoder.json"
+UNFINISHED = ".export-"  # begins the name of the folder an export is made in
 
 
 def _in_the_way(out: Path) -> str | None:
@@ -80,7 +82,7 @@ def _in_the_way(out: Path) -> str | None:
     if not out.is_dir():
         return "is a file"
     earlier = (read_json(out / ABOUT) or {}).get("files", [])
-    others = sorted({p.name for p in out.iterdir()} - set(earlier))
+    others = sorted({p.name for p in out.iterdir() if not p.name.startswith(UNFINISHED)} - set(earlier))
     return f"holds other things than an earlier export, for example {others[0]!r}" if others else None
 
 
@@ -89,8 +91,10 @@ def _beside(out: Path) -> Iterator[Path]:
     """A folder inside `out`, on its disk, that is gone afterwards; and so is `out` if it was made for nothing."""
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
+    for left_over in out.glob(f"{UNFINISHED}*"):  # of a process that was killed
+        shutil.rmtree(left_over)
     try:
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as temporary:
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=out) as temporary:
             yield Path(temporary)
     finally:
         if new and not any(out.iterdir()):

@@ -79,14 +79,14 @@ def test_links_are_followed_once_and_broken_ones_counted(photos):
     (photos / "loop").symlink_to(photos)
     source = open_source(photos)
     assert len(source) == 4
-    assert source.duplicates == 1
+    assert source.notes == ["1 link names a file twice and was left out."]
     assert source.skipped == [("nowhere.png", "broken link")]
 
 
 def test_a_file_that_vanishes_is_that_records_trouble(photos):
     source = open_source(photos)
     (photos / "b.png").unlink()
-    with pytest.raises(BadRecord, match="gone since"):
+    with pytest.raises(BadRecord, match="no such file"):
         source[1]
 
 
@@ -186,5 +186,70 @@ def test_several_sources_are_one(photos):
     both = mix([open_source(photos), open_source(np.full((2, 4, 4), 77, np.uint8))])
     assert len(both) == 6
     assert red(both, 5) == 77
-    assert both.name(4) == "array#0"
-    assert both.select(np.array([5, 1])).name(1) == "b.png"
+    assert both.name(4) == "ndarray/array#0"
+    assert both.select(np.array([5, 1])).name(1) == f"{photos}/b.png"
+
+
+def test_parts_of_a_labelled_set_are_no_classes(tmp_path):
+    for name in ("train/cat/1.png", "train/dog/1.png", "test/dog/2.png"):
+        image(tmp_path / "set" / name)
+    source = open_source(tmp_path / "set")
+    assert source.classes == ["cat", "dog"]
+    assert source.labels.tolist() == [1, 0, 1]
+    assert source.notes == [
+        "The data holds test and train, and all of it is used. Give train alone to keep the rest unseen."
+    ]
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in ("train/cat/1.png", "train/dog/1.png", "test/dog/2.png"):
+            archive.write(tmp_path / "set" / name, name)
+    zipped = open_source(tmp_path / "set.zip")
+    assert zipped.classes == ["cat", "dog"]
+    assert zipped.notes == source.notes
+    image(tmp_path / "set" / "loose.png")
+    assert open_source(tmp_path / "set").labels is None
+
+
+@pytest.mark.parametrize(("name", "comma"), [("files.csv", ","), ("files.tsv", "\t")])
+def test_a_table_lists_files_and_their_labels(tmp_path, name, comma):
+    for i, file in enumerate(("x/b.png", "a, with comma.png", "x/c.png")):
+        image(tmp_path / file, 40 * i)
+    rows = [["Label", "file_name"], ["10", "x/b.png"], ["9", '"a, with comma.png"'], ["10", "gone.png"]]
+    (tmp_path / name).write_text("".join(comma.join(row) + "\n" for row in rows))
+    source = open_source(tmp_path / name)
+    assert source.classes == ["9", "10"]
+    assert source.labels.tolist() == [1, 0, 1]
+    assert [source.name(i) for i in range(2)] == ["x/b.png", "a, with comma.png"]
+    assert red(source, 1) == pytest.approx(40, abs=2)
+    with pytest.raises(BadRecord, match="no such file"):
+        source[2]
+    (tmp_path / name).write_text("path\nx/c.png\n")
+    assert open_source(tmp_path / name).labels is None
+    assert len(open_source(tmp_path / name)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "cannot be read as a table"),
+        ("a,b\n1,2\n", "no column of paths .*a, b"),
+        ("path,label\n", "lists no file"),
+        ("path,label\na.png,1\n,2\n", "1 rows name no file, the first is row 3"),
+        ("path,label\na.png,1\nb.png,\n", "1 labels are missing, the first in row 3"),
+        ("path,label\na.png\n", "cannot be read as a table"),
+    ],
+)
+def test_a_table_of_files_that_cannot_be_used_says_why(tmp_path, text, said):
+    (tmp_path / "files.csv").write_text(text)
+    with pytest.raises(DataError, match=said):
+        open_source(tmp_path / "files.csv")
+
+
+def test_two_sources_with_the_same_names_stay_apart(tmp_path):
+    for part in ("one", "two"):
+        image(tmp_path / part / "a.png")
+        (tmp_path / part / "b.png").symlink_to("nowhere")
+    both = mix([open_source(tmp_path / "one"), open_source(tmp_path / "two")])
+    assert [both.name(i) for i in range(2)] == [f"{tmp_path}/one/a.png", f"{tmp_path}/two/a.png"]
+    assert [name for name, _ in both.skipped] == [f"{tmp_path}/one/b.png", f"{tmp_path}/two/b.png"]
+    twice = mix([open_source(tmp_path / "one"), open_source(tmp_path / "one")])
+    assert len({twice.name(i) for i in range(2)}) == 2

@@ -156,6 +156,15 @@ def test_an_earlier_export_is_replaced_whole_but_not_with_a_file_of_the_user_in_
     assert (out / "notes.txt").read_text() == "mine"
 
 
+def test_what_a_killed_export_left_is_cleared_away(tmp_path):
+    left = tmp_path / "out" / ".export-abc"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    export(encoders.build("vit_mini", size=16, patch=8), "timm", tmp_path / "out")
+    assert not left.exists()
+    assert (tmp_path / "out" / "README.md").is_file()
+
+
 def test_the_folder_one_stands_in_will_do_and_files_are_for_all_to_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = export(small("vit_mini"), "timm", ".")
