@@ -45,38 +45,40 @@ def grouped_folds(
 def _assign(groups: Sequence, labels: np.ndarray | None, shares: np.ndarray, seed: int) -> np.ndarray:
     """The part [N] of each record. Groups go where the sum over parts and classes of (count - expected)² /
     (share * total²) grows least: the large before the small, in the order of `seed` where sizes are of one octave."""
-    counts = _class_counts(labels, len(groups))
     codes, sizes = _codes(groups, len(groups))
     if len(sizes) < len(shares):
         raise DataError(f"{len(sizes)} groups cannot fill {len(shares)} parts, each of which needs one of its own.")
     members = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
-    total = np.maximum(counts.sum(0), 1.0)
+    total, content = _classes(labels, len(groups))
     off = -shares[:, None] * total  # count - expected [parts, C]
     order = np.random.default_rng(seed).permutation(len(sizes))
     order = order[np.argsort(-np.frexp(sizes[order])[1], kind="stable")]
     part, filled = np.empty(len(sizes), dtype=np.int64), np.zeros(len(shares), dtype=np.int64)
     for done, group in enumerate(order):
-        add = counts[members[group]].sum(0)
-        has = add > 0
-        cost = (add[has] * (2 * off[:, has] + add[has]) / (shares[:, None] * total[has] ** 2)).sum(1)
+        classes, add = content(members[group])
+        cost = (add * (2 * off[:, classes] + add) / (shares[:, None] * total[classes] ** 2)).sum(1)
         if len(sizes) - done <= (filled == 0).sum():  # the groups that remain are just enough for the empty parts
             cost[filled > 0] = np.inf
         part[group] = cost.argmin()
         filled[part[group]] += 1
-        off[part[group]] += add
+        off[part[group], classes] += add
     return part[codes]
 
 
-def _class_counts(labels: np.ndarray | None, n: int) -> np.ndarray:
-    if labels is None:
-        return np.ones((n, 1))
-    labels = np.asarray(labels)
+def _classes(labels: np.ndarray | None, n: int) -> tuple[np.ndarray, Callable]:
+    """Records of each class [C], and a function from row numbers to the classes among them and their counts."""
+    labels = np.zeros(n) if labels is None else np.asarray(labels)
     if len(labels) != n:
         raise DataError(f"There are {n:,} groups of records but {len(labels):,} labels: one of each a record.")
-    if labels.ndim == 2:
-        return np.concatenate([labels == 1, np.ones((n, 1))], axis=1).astype(np.float64)
-    classes, index = np.unique(labels, return_inverse=True)
-    return np.eye(len(classes))[index]
+    if labels.ndim == 2:  # records are balanced as one class more
+        there = np.concatenate([labels == 1, np.ones((n, 1), dtype=bool)], axis=1)
+        return there.sum(0).astype(np.float64), lambda rows: _nonzero(there[rows].sum(0))
+    _, index = np.unique(labels, return_inverse=True)
+    return np.bincount(index).astype(np.float64), lambda rows: np.unique(index[rows], return_counts=True)
+
+
+def _nonzero(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.flatnonzero(counts), counts[counts > 0]
 
 
 def _codes(groups: Sequence, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -106,7 +106,7 @@ def test_kappa_at_its_ends_and_by_hand():
     same = np.array([0, 1, 2, 2])
     assert clinical.kappa(clinical.confusion(same, same), quadratic=True) == 1
     assert clinical.kappa(clinical.confusion(np.zeros(4), np.array([0, 0, 1, 1]))) == 0
-    # one of four is off by two grades: cost 4; by chance, of rows 2, 1, 1 and columns 1, 1, 2: (2 + 16 + 1 + 2 + 4 + 1) / 4
+    # one of four is off by two grades: cost 4; by chance, of rows 2, 1, 1 and columns 1, 1, 2: 26 / 4
     table = clinical.confusion(np.array([0, 2, 1, 2]), np.array([0, 0, 1, 2]))
     assert clinical.kappa(table, quadratic=True) == pytest.approx(1 - 4 / (26 / 4), abs=1e-12)
     assert math.isnan(clinical.kappa(clinical.confusion(np.zeros(3), np.zeros(3))))
