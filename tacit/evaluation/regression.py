@@ -34,7 +34,7 @@ def ridge(
         train: [N, D], standardised by itself as `test` [M, D] is; targets: [N, T] or [N], NaN where unknown.
         select: how each target's strength is chosen on the training set alone: "gcv", generalised cross-validation
             (Golub, Heath & Wahba 1979, eq. 1.4), or "held-out", the squared error on a fifth of it, or on the second
-            of `parts` (row numbers, as `groups.grouped_split` gives them), then fitted again on all of it.
+            of `parts` (row numbers, as `groups.grouped_split` gives them) after the first, then fitted again on all of it.
 
     Raises:
         DataError: shapes that do not match, features that are no numbers, a target with fewer than 5 known values.
@@ -59,7 +59,7 @@ def ridge(
     x, x_test = (train - mean) / std, (test - mean) / std
     if parts is None:
         parts = stratified(np.zeros(len(x), dtype=np.int64), 0.2, seed)
-    held = np.isin(np.arange(len(x)), parts[1])
+    kept, held = (np.isin(np.arange(len(x)), part) for part in parts)
     predicted, chosen = np.empty((len(test), targets.shape[1])), np.empty(targets.shape[1])
     for pattern in np.unique(known, axis=1).T:  # targets known for the same records share their SVD
         columns = np.flatnonzero((known == pattern[:, None]).all(0))
@@ -68,9 +68,9 @@ def ridge(
         if select == "gcv":
             loss = np.stack([solve.gcv(s) for s in strengths])
         else:
-            if not (pattern & held).any() or (pattern & ~held).sum() < 2:
+            if not (pattern & held).any() or (pattern & kept).sum() < 2:
                 raise DataError(f"Target {columns[0]} is known in one of the two parts of the training set only.")
-            part, goal = _Solver(x[pattern & ~held], targets[np.ix_(pattern & ~held, columns)]), pattern & held
+            part, goal = _Solver(x[pattern & kept], targets[np.ix_(pattern & kept, columns)]), pattern & held
             truth = targets[np.ix_(goal, columns)]
             loss = np.stack([np.square(part.predict(x[goal], [s] * len(columns)) - truth).mean(0) for s in strengths])
         backwards = np.array(strengths)[np.argsort(strengths)[::-1]]  # of equals the strongest
