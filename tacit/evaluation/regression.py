@@ -33,8 +33,9 @@ def ridge(
     Args:
         train: [N, D], standardised by itself as `test` [M, D] is; targets: [N, T] or [N], NaN where unknown.
         select: how each target's strength is chosen on the training set alone: "gcv", generalised cross-validation
-            (Golub, Heath & Wahba 1979, eq. 1.4), or "held-out", the squared error on a fifth of it, or on the second
-            of `parts` (row numbers, as `groups.grouped_split` gives them) after the first, then fitted again on all of it.
+            (Golub, Heath & Wahba 1979, eq. 1.4), or "held-out", the squared error on a fifth of it.
+        parts: row numbers (first, second), as `groups.grouped_split` gives them: "held-out" fits on the first and
+            chooses on the second. The chosen strength is fitted on all of the training set.
 
     Raises:
         DataError: shapes that do not match, features that are no numbers, a target with fewer than 5 known values.
