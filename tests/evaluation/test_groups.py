@@ -48,6 +48,13 @@ def test_test_groups_are_neither_the_large_nor_the_small_ones():
     assert (sizes[chosen] == 1).sum() == pytest.approx(25, abs=6)
 
 
+def test_large_groups_are_placed_first_and_every_group_where_it_leaves_the_least_off():
+    groups = np.repeat(np.arange(71), [30] + [1] * 70)
+    assert len(grouped_split(groups, None, 0.3, seed=0)[1]) == 30
+    groups = np.repeat(["a", "b", "c"], [66, 22, 12])  # a is kept, b tested; c leaves 4 too many, or 8 too few
+    assert len(grouped_split(groups, None, 0.3, seed=0)[1]) == 34
+
+
 def test_several_labels_a_record_are_balanced_each():
     rng = np.random.default_rng(0)
     groups = rng.integers(100, size=600)
