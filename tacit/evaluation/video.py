@@ -1,0 +1,371 @@
+"""Objects of a video's first frame followed by patch features alone (DINO, section 4.2), scored as DAVIS-2017 does."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scipy import ndimage
+from timm.models.swin_transformer import SwinTransformer
+from torch import Tensor
+
+from tacit.data import Cut, Picture
+from tacit.encoders import Encoder
+from tacit.errors import BadRecord, DataError, UsageError
+
+VOID = 255  # of the palette: neither object nor background; DAVIS counts it as background here
+Tokens = Callable[[Tensor], Tensor]  # an image [C, H, W], uint8 or float in [0, 1] -> patch features [h, w, D]
+
+
+class Video(NamedTuple):
+    """Frames in their order, and the palette mask of each."""
+
+    name: str
+    frames: list[Path]
+    masks: list[Path]
+
+
+class Tracked(NamedTuple):
+    """J and F [frames] of one object; the first frame, which is given, and the last are left out, as DAVIS does."""
+
+    video: str
+    object: int
+    j: np.ndarray
+    f: np.ndarray
+
+
+def davis(root: str | os.PathLike, split: str = "val", resolution: str = "480p") -> list[Video]:
+    """The videos that ImageSets/2017/SPLIT.txt names, in JPEGImages/RESOLUTION and Annotations/RESOLUTION.
+
+    Raises:
+        DataError: a list or folder is not there, a frame lacks its mask, or a video has fewer than three frames.
+    """
+    listing = Path(root) / "ImageSets" / "2017" / f"{split}.txt"
+    if not listing.is_file():
+        raise DataError(f"{listing} does not exist. Give the folder that holds ImageSets, JPEGImages and Annotations.")
+    videos = []
+    for name in filter(None, map(str.strip, listing.read_text(encoding="utf-8").splitlines())):
+        frames = sorted((Path(root) / "JPEGImages" / resolution / name).glob("*.jpg"))
+        masks = [Path(root) / "Annotations" / resolution / name / f"{frame.stem}.png" for frame in frames]
+        if len(frames) < 3:
+            raise DataError(
+                f"{Path(root) / 'JPEGImages' / resolution / name} holds {len(frames)} .jpg frames; the first is given "
+                "and the last is not scored, so at least 3 are needed."
+            )
+        if lost := [mask for mask in masks if not mask.is_file()]:
+            raise DataError(f"{lost[0]} does not exist ({len(lost)} of {len(masks)} masks of {name} are missing).")
+        videos.append(Video(name, frames, masks))
+    if not videos:
+        raise DataError(f"{listing} names no video.")
+    return videos
+
+
+def working_size(height: int, width: int, short: int = 480, multiple: int = 64) -> tuple[int, int]:
+    """(height, width) to work at: the short side `short`, the other in proportion, down to a multiple of `multiple`."""
+    long = short * max(height, width) // min(height, width) // multiple * multiple
+    if not long:
+        raise UsageError(
+            f"short = {short}, multiple = {multiple}: leaves no pixels of {height} x {width}. Set a smaller multiple."
+        )
+    return (long, short) if height > width else (short, long)
+
+
+@torch.no_grad()
+def propagate(
+    grids: Iterable[Tensor],
+    first: Tensor,
+    *,
+    context: int = 7,
+    radius: int | None = 12,
+    top: int = 5,
+    temperature: float = 0.1,
+) -> Iterator[Tensor]:
+    """Soft masks [h, w, C] of every frame after the first, one by one (DINO's protocol for DAVIS).
+
+    A patch takes the masks of the `top` most similar patches among the first frame and the last `context` frames (with
+    their own soft masks), weighted by exp(cosine / temperature) and normalised; patches tied with the last count too.
+
+    Args:
+        grids: features [h, w, D] of each frame, the first included; rows need not be normalised.
+        first: [h, w, C], the first frame's mask, one-hot.
+        radius: of the square that similar patches are sought in, in patches; None for everywhere.
+
+    Raises:
+        DataError: features that are no numbers, or of another shape than the mask.
+    """
+    h, w, _ = first.shape
+    reach = max(h, w) if radius is None else radius
+    column = torch.arange(w, device=first.device)
+    far = (column.view(-1, 1) - column).abs() > reach  # [w, w]
+    recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=context)
+    start = None
+    for number, grid in enumerate(grids):
+        if grid.ndim != 3 or grid.shape[:2] != first.shape[:2] or not torch.isfinite(grid).all():
+            raise DataError(
+                f"The features of frame {number} are {list(grid.shape)} and must be finite and "
+                f"[{h}, {w}, D] as the mask is."
+            )
+        grid = F.normalize(grid.float(), dim=-1)
+        if start is None:
+            start = grid, first.float()
+            continue
+        sources, labels = (torch.stack(part) for part in zip(start, *recent, strict=True))  # [n, h, w, D], [n, h, w, C]
+        rows = []
+        for i in range(h):  # by rows, so that no more than their neighbourhoods is ever held
+            near = slice(max(i - reach, 0), i + reach + 1)
+            keys, values = sources[:, near], labels[:, near]
+            similarity = (grid[i] @ keys.flatten(0, 2).T).view(w, *keys.shape[:3])
+            similarity = similarity.masked_fill(far.view(w, 1, 1, w), -torch.inf).flatten(1)
+            best = similarity.topk(min(top, similarity.shape[1]), dim=1).values
+            weight = ((similarity - best[:, :1]) / temperature).exp()  # the shift cancels in the normalisation
+            weight = torch.where(similarity >= best[:, -1:], weight, 0.0)
+            rows.append(weight / weight.sum(1, keepdim=True) @ values.flatten(0, 2))
+        soft = torch.stack(rows)
+        recent.append((grid, soft))
+        yield soft
+
+
+@torch.no_grad()
+def segment(tokens: Tokens, frames: Iterable[Tensor], mask: np.ndarray, **settings: Any) -> np.ndarray:
+    """Masks [T, H, W] uint8 of all frames, the first as given, in the palette's numbers.
+
+    Args:
+        tokens: features [h, w, D] of an image [C, H', W'].
+        frames: images [C, H', W'] at the size to work at, the first included.
+        mask: [H, W] of the first frame at the size to score at: 0 background, 1, 2, … objects.
+        settings: as of `propagate`.
+    """
+    mask = np.where(mask == VOID, 0, mask).astype(np.uint8)
+    ids = torch.from_numpy(np.union1d(0, mask))
+    if len(ids) < 2:
+        raise DataError("The first frame's mask holds no object; there is nothing to follow.")
+    frames = iter(frames)
+    image = next(frames)
+    grid = tokens(image)
+    small = nearest(torch.from_numpy(mask), tuple(grid.shape[:2]))
+    first = (small.unsqueeze(-1) == ids).float().to(grid.device)
+
+    def grids() -> Iterator[Tensor]:
+        yield grid
+        yield from map(tokens, frames)
+
+    masks = [mask]
+    for soft in propagate(grids(), first, **settings):
+        x = F.interpolate(soft.permute(2, 0, 1)[None], size=tuple(image.shape[1:]), mode="bilinear")[0]
+        low, high = (x.flatten(1).aminmax(dim=1)[end].view(-1, 1, 1) for end in (0, 1))
+        x = torch.where(high > low, (x - low) / (high - low), x)  # a constant channel has no range to stretch
+        best = nearest(x.argmax(0).cpu(), mask.shape)
+        masks.append(ids[best].numpy().astype(np.uint8))
+    return np.stack(masks)
+
+
+def nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """[…, H, W] -> […, *size], each pixel from where its centre falls (Pillow's rule, in exact arithmetic)."""
+    rows, columns = ((2 * torch.arange(n) + 1) * have // (2 * n) for n, have in zip(size, x.shape[-2:], strict=True))
+    return x[..., rows.to(x.device).view(-1, 1), columns.to(x.device)]
+
+
+def region_j(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Jaccard index [T] of masks [T, H, W] bool; 1 where both are empty."""
+    predicted, truth = _pair(predicted, truth)
+    union = (predicted | truth).sum((1, 2))
+    return np.where(union, (predicted & truth).sum((1, 2)) / np.maximum(union, 1), 1.0)
+
+
+def boundary_f(predicted: np.ndarray, truth: np.ndarray, bound: float = 0.008) -> np.ndarray:
+    """F-measure [T] of the outlines of masks [T, H, W] bool (Perazzi et al. 2016, section 5).
+
+    An outline's pixel is met when the other outline passes within a disk of `bound` times the image's diagonal, rounded
+    up; a `bound` of at least 1 is in pixels. F is 1 where both are empty and 0 where one is.
+    """
+    predicted, truth = _pair(predicted, truth)
+    disk = bound if bound >= 1 else math.ceil(bound * math.hypot(*truth.shape[1:]))
+    return np.array([_f(outline(p), outline(t), disk) for p, t in zip(predicted, truth, strict=True)])
+
+
+def _f(predicted: np.ndarray, truth: np.ndarray, disk: float) -> float:
+    if not predicted.any() or not truth.any():
+        return float(predicted.any() == truth.any())
+    # Dilation by a disk is distance within its radius; outside the box of both outlines nothing is counted.
+    box = ndimage.find_objects((predicted | truth).astype(np.uint8))[0]
+    predicted, truth = predicted[box], truth[box]
+    precision = (ndimage.distance_transform_edt(~truth)[predicted] <= disk).mean()
+    recall = (ndimage.distance_transform_edt(~predicted)[truth] <= disk).mean()
+    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+
+
+def outline(mask: np.ndarray) -> np.ndarray:
+    """Pixels of [H, W] that differ from the one to the right, below, or right below; the border's are not outlines."""
+    padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
+    return (mask != padded[:-1, 1:]) | (mask != padded[1:, :-1]) | (mask != padded[1:, 1:])
+
+
+def _pair(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    predicted, truth = np.asarray(predicted, dtype=bool), np.asarray(truth, dtype=bool)
+    if predicted.shape != truth.shape or truth.ndim != 3 or not len(truth):
+        raise DataError(f"Masks [T, H, W] must agree; predicted {predicted.shape}, true {truth.shape}.")
+    return predicted, truth
+
+
+def statistics(values: np.ndarray) -> tuple[float, float, float]:
+    """(mean, recall, decay) of an object's values [T]: recall is the share over 0.5, decay first less last quarter."""
+    edges = np.floor(np.linspace(0, len(values) - 1, 5) + 0.5 + 1e-10).astype(int)  # quarters share their edges
+    decay = values[: edges[1] + 1].mean() - values[edges[3] :].mean()
+    return float(values.mean()), float((values > 0.5).mean()), float(decay)
+
+
+def summary(tracked: Sequence[Tracked]) -> dict[str, np.ndarray]:
+    """Values [objects] under "jf_mean", "j_mean", "j_recall", "j_decay", "f_mean", …; their means are DAVIS's."""
+    if not tracked:
+        raise DataError("There is no tracked object to sum up.")
+    found = {}
+    for name, rows in (("j", [t.j for t in tracked]), ("f", [t.f for t in tracked])):
+        columns = np.array([statistics(row) for row in rows]).T
+        found |= {f"{name}_{what}": column for what, column in zip(("mean", "recall", "decay"), columns, strict=True)}
+    return {"jf_mean": (found["j_mean"] + found["f_mean"]) / 2, **found}
+
+
+def track(
+    tokens: Tokens,
+    video: Video,
+    *,
+    short: int = 480,
+    multiple: int = 64,
+    channels: int = 3,
+    interpolation: str = "bilinear",
+    **settings: Any,
+) -> list[Tracked]:
+    """J and F of every object in the first frame of `video`, its frames brought to `working_size`.
+
+    `channels` and `interpolation` are those of the images that `tokens` takes; `settings` as of `propagate`.
+    """
+    truth = [_read_mask(path) for path in video.masks]
+    if len({mask.shape for mask in truth}) > 1:
+        raise DataError(f"The masks of {video.name} differ in size.")
+    truth = np.stack(truth)
+    size = working_size(*truth.shape[1:], short, multiple)
+    frames = (_read_frame(path, size, truth.shape[1:], channels, interpolation) for path in video.frames)
+    found = segment(tokens, frames, truth[0], **settings)[1:-1]
+    truth, ids = truth[1:-1], [int(i) for i in np.unique(truth[0]) if i not in (0, VOID)]
+    return [Tracked(video.name, i, region_j(found == i, truth == i), boundary_f(found == i, truth == i)) for i in ids]
+
+
+def _read_mask(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            mask = np.asarray(image)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read as a mask: {error}") from error
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        raise DataError(f"{path} is no palette mask: its pixels must be numbers of objects, one byte each.")
+    return mask
+
+
+def _read_frame(path: Path, size: tuple[int, int], full: tuple[int, int], channels: int, how: str) -> Tensor:
+    try:
+        picture = Picture(path.read_bytes(), channels)
+        (pixels,) = picture.crops([Cut(0, 0, picture.height, picture.width, size, how)])
+    except BadRecord as error:
+        raise DataError(f"{path}: {error}.") from error
+    if (picture.height, picture.width) != full:
+        raise DataError(f"{path} is {picture.height} x {picture.width}, its mask {full[0]} x {full[1]}.")
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+
+
+def davis_scores(
+    encoder: Encoder,
+    root: str | os.PathLike,
+    split: str = "val",
+    *,
+    resolution: str = "480p",
+    device: torch.device | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
+) -> list[Tracked]:
+    """`track` over a DAVIS folder with an encoder's patch tokens; `settings` as of `track` and `propagate`.
+
+    Inputs are normalised as `encoder.inputs` says, which for red differs by 0.4 % from the 0.228 of the official code.
+    """
+    videos = davis(root, split, resolution)
+    inputs = {"channels": encoder.inputs.channels, "interpolation": encoder.inputs.interpolation}
+    tokens, tracked = encoder_tokens(encoder, device), []
+    for done, video in enumerate(videos, 1):
+        tracked += track(tokens, video, **inputs, **settings)
+        if progress is not None:
+            progress(done, len(videos))
+    return tracked
+
+
+def encoder_tokens(encoder: Encoder, device: torch.device | str | None = None) -> Tokens:
+    """A function of images [C, H, W] of any size the encoder can take: its patch tokens [h, w, D], in eval mode."""
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    encoder = encoder.to(device).eval()
+    sized = lru_cache(maxsize=2)(lambda height, width: at_size(encoder, height, width))  # a copy for each size
+
+    @torch.no_grad()
+    def tokens(image: Tensor) -> Tensor:
+        x = encoder.inputs.prepare(image.unsqueeze(0).to(device))
+        return token_grid(sized(*x.shape[2:]), x)[0]
+
+    return tokens
+
+
+def token_grid(encoder: Encoder, x: Tensor) -> Tensor:
+    """Patch tokens of prepared inputs [B, C, H, W] where they lie: [B, h, w, D] float32; cells are square."""
+    y = encoder.tokens(x).float()
+    h = round(math.sqrt(y.shape[1] * x.shape[2] / x.shape[3]))
+    w = y.shape[1] // max(h, 1)
+    if h * w != y.shape[1]:
+        raise UsageError(
+            f"{encoder.name} gives {y.shape[1]} tokens for {x.shape[2]} x {x.shape[3]} pixels, which form no grid. "
+            "Choose sides that are multiples of its stride."
+        )
+    return y.unflatten(1, (h, w))
+
+
+def at_size(encoder: Encoder, height: int, width: int) -> Encoder:
+    """`encoder` for inputs of height x width: itself where it can, or a copy with the same weights.
+
+    Position embeddings are interpolated (bicubic). A Swin keeps its windows; where they do not fill a grid it is padded
+    and the padding attended to, as EsViT does.
+
+    Raises:
+        UsageError: sides that are no multiples of the patch, or an architecture tied to the size it was built for.
+    """
+    side = encoder.inputs.size
+    if (height, width) == (side, side):
+        return encoder
+    patch = getattr(getattr(encoder.trunk, "patch_embed", None), "patch_size", None) or (1, 1)
+    if height % patch[0] or width % patch[1]:
+        near = [max(n // p, 1) * p for n, p in zip((height, width), patch, strict=True)]
+        raise UsageError(
+            f"{height} x {width} pixels are no multiples of the {patch[0]} x {patch[1]} patches of {encoder.name}. "
+            f"Choose for example {near[0]} x {near[1]}."
+        )
+    if not hasattr(encoder.trunk, "set_input_size"):
+        if "img_size" not in encoder.kwargs:
+            return encoder  # convolutions take any size
+        raise UsageError(
+            f"{encoder.name} was built for {side} x {side} pixels and cannot take {height} x {width}: its positions "
+            f"are tied to that size. Choose a ViT or a Swin, or work at {side} x {side}."
+        )
+    other = copy.deepcopy(encoder)
+    if not isinstance(other.trunk, SwinTransformer):
+        other.trunk.set_input_size(img_size=(height, width))
+        return other
+    other.trunk.patch_embed.set_input_size(img_size=(height, width))
+    for number, stage in enumerate(other.trunk.layers):  # timm's own method would change the windows with the grid
+        scale = 2 ** max(number - 1, 0)
+        grid = tuple(-(-side // scale) for side in other.trunk.patch_embed.grid_size)
+        stage.set_input_size(feat_size=grid, window_size=stage.blocks[0].window_size)
+    return other
