@@ -279,7 +279,7 @@ def _read_frame(path: Path, size: tuple[int, int], full: tuple[int, int], channe
         raise DataError(f"{path}: {error}.") from error
     if (picture.height, picture.width) != full:
         raise DataError(f"{path} is {picture.height} x {picture.width}, its mask {full[0]} x {full[1]}.")
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
 def davis_scores(
