@@ -107,6 +107,8 @@ def test_mean_recall_and_decay_by_hand():
     values = np.array([1.0, 0.9, 0.8, 0.5, 0.6, 0.4, 0.2, 0.0])
     # Quarters of 8 frames meet at 1, 3, 5 (4.5 rounds up), 6 and 8: the first holds frames 1 to 3, the last 6 to 8.
     assert statistics(values) == pytest.approx((4.4 / 8, 4 / 8, 0.9 - 0.2))
+    # Of 3 frames they meet at 1, 2 (1.5 rounds up), 2, 3 (2.5 rounds up) and 3.
+    assert statistics(np.array([1.0, 0.4, 0.1])) == pytest.approx((0.5, 1 / 3, 0.7 - 0.1))
     assert statistics(np.array([0.7])) == pytest.approx((0.7, 1.0, 0.0))
 
 
@@ -164,6 +166,20 @@ def test_a_moving_square_is_followed_by_its_colour(step, least):
     assert region_j(found == 1, masks == 1).min() > least
     blind = segment(lambda image: torch.ones(16, 32, 2), iter(images), masks[0], radius=3)
     assert region_j(blind == 1, masks == 1)[-1] < 0.3
+
+
+def test_each_channel_is_stretched_to_its_range_before_the_largest_wins():
+    def alike(image: torch.Tensor) -> torch.Tensor:
+        return torch.ones(*image.shape[1:], 2)  # a patch a pixel
+
+    frames = [torch.zeros(3, 1, 7, dtype=torch.uint8)] * 2
+    one = np.array([[0, 0, 0, 1, 0, 0, 0]], dtype=np.uint8)
+    # The object gets 1/3 in three patches and the background 2/3, which are their largest and smallest.
+    assert segment(alike, frames, one, radius=1)[1].tolist() == [[0, 0, 1, 1, 1, 0, 0]]
+    assert segment(alike, frames, np.ones_like(one), radius=1)[1].all()  # nothing to stretch
+    lost = one.repeat(5, axis=1) * 0
+    lost[0, 0] = 1  # no patch's centre falls on it, so there is nothing to follow it by
+    assert not segment(alike, frames, lost, radius=1)[1].any()
 
 
 def test_objects_keep_their_numbers_void_is_background_and_other_sizes_are_scaled_back():
