@@ -1,0 +1,116 @@
+import pytest
+import torch
+from timm.models.swin_transformer import WindowAttention
+from torchvision.models.swin_transformer import shifted_window_attention
+
+from tacit import encoders
+from tacit.errors import UsageError
+from tacit.evaluation.dense import any_size, sizes
+
+
+def images(*size):
+    return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def swin():
+    torch.manual_seed(0)
+    return encoders.build("swin_mini", size=32).eval()
+
+
+@pytest.fixture(scope="module")
+def vit():
+    torch.manual_seed(0)
+    return encoders.build("vit_mini", size=32).eval()
+
+
+def test_a_swin_built_for_32_is_at_64_what_timm_builds_for_64(swin):
+    """Its last stage has windows as large as its grid at 32, and shifts them at 64."""
+    built = encoders.build("swin_mini", size=64).eval()
+    built.trunk.load_state_dict(swin.trunk.state_dict())
+    x = images(64, 64)
+    torch.testing.assert_close(any_size(swin)(x), built(x), atol=1e-5, rtol=1e-5)
+    for ours, theirs in zip(any_size(swin).stages(x), built.stages(x), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mask_padding", [True, False])
+@pytest.mark.parametrize("name", ["swin", "vit"])
+def test_at_its_own_size_an_encoder_stays_what_it_is(name, mask_padding, request):
+    encoder = request.getfixturevalue(name)
+    x = images(32, 32)
+    before = encoder(x)
+    torch.testing.assert_close(any_size(encoder, mask_padding=mask_padding)(x), before, atol=1e-5, rtol=1e-5)
+    assert torch.equal(encoder(x), before)  # the copy was changed, not the encoder
+    with pytest.raises(AssertionError, match="doesn't match model"):
+        encoder(images(64, 64))
+
+
+def test_a_vit_at_another_size_has_its_positions_interpolated(vit):
+    """As when a run is started from the weights of another size."""
+    from timm.layers import resample_abs_pos_embed
+
+    built = encoders.build("vit_mini", size=64).eval()
+    state = vit.trunk.state_dict()
+    state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], new_size=[16, 16], num_prefix_tokens=1)
+    built.trunk.load_state_dict(state)
+    x = images(64, 64)
+    torch.testing.assert_close(any_size(vit)(x), built(x), atol=1e-5, rtol=1e-5)
+    assert any_size(vit).tokens(images(64, 40)).shape == (2, 16 * 10, 128)
+
+
+@pytest.mark.parametrize("size", [(18, 22), (16, 9), (7, 30)])
+@pytest.mark.parametrize("which", [0, 1])
+def test_padded_windows_are_those_of_the_official_code(swin, size, which):
+    """torchvision's function pads, shifts and masks as the official detection code does; both block kinds."""
+    block = any_size(swin, mask_padding=False).trunk.layers[0].blocks[which]
+    x = torch.randn(2, *size, 32, generator=torch.Generator().manual_seed(1))
+    attn = block.attn
+    theirs = shifted_window_attention(
+        x, attn.qkv.weight, attn.proj.weight, attn._get_rel_pos_bias(), [4, 4], 2, [2 * which, 2 * which],
+        qkv_bias=attn.qkv.bias, proj_bias=attn.proj.bias, training=False,
+    )  # fmt: skip
+    torch.testing.assert_close(block._attn(x), theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_masked_padding_takes_no_part(swin):
+    """A grid of 4 x 2 under windows of 4 x 4 is attention in one window of 4 x 2 with the middle of the table."""
+    block = any_size(swin).trunk.layers[0].blocks[1]
+    x = torch.randn(2, 4, 2, 32, generator=torch.Generator().manual_seed(1))
+    small = WindowAttention(32, 2, window_size=(4, 2)).eval()
+    state = block.attn.state_dict()
+    table = state["relative_position_bias_table"].view(7, 7, 2)[:, 2:5].reshape(21, 2)
+    small.load_state_dict({**state, "relative_position_bias_table": table})
+    torch.testing.assert_close(block._attn(x), small(x.flatten(1, 2)).view_as(x), atol=1e-5, rtol=1e-5)
+    attended = any_size(swin, mask_padding=False).trunk.layers[0].blocks[1]
+    assert not torch.allclose(attended._attn(x), block._attn(x), atol=1e-3)
+
+
+def test_maps_have_the_grid_of_the_picture(swin, vit):
+    tall = images(72, 36)
+    assert sizes.maps(any_size(swin), tall).shape == (2, 128, 9, 5)
+    assert sizes.maps(any_size(swin), tall, "all").shape == (2, 32 + 64 + 128, 36, 18)
+    assert sizes.maps(any_size(vit), tall).shape == (2, 128, 18, 9)
+    assert sizes.maps(any_size(vit), tall, "all").shape == (2, 4 * 128, 18, 9)
+    x = images(32, 32)
+    expected = vit.tokens(x).transpose(1, 2).reshape(2, 128, 8, 8)
+    torch.testing.assert_close(sizes.maps(any_size(vit), x), expected, atol=1e-5, rtol=1e-5)
+    expected = swin.trunk.forward_features(x).permute(0, 3, 1, 2)
+    torch.testing.assert_close(sizes.maps(any_size(swin), x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_convolutional_trunks_take_any_size_and_others_say_what_they_cannot():
+    resnet = any_size(encoders.build("resnet18", size=64).eval())
+    assert sizes.step(resnet) == 32
+    assert sizes.maps(resnet, images(96, 64)).shape == (2, 512, 3, 2)
+    fixed = any_size(encoders.build("mixer_s16_224", size=224).eval())
+    with pytest.raises(UsageError, match=r"mixer_s16_224 cannot take images of 64 x 64.*set size=224"):
+        sizes.maps(fixed, images(64, 64))
+
+
+def test_padding_is_right_and_below():
+    x = torch.ones(1, 2, 5, 8)
+    padded = sizes.pad(x, 4)
+    assert padded.shape == (1, 2, 8, 8)
+    assert padded[..., :5, :].eq(1).all()
+    assert padded[..., 5:, :].eq(0).all()
