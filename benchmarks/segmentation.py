@@ -4,7 +4,8 @@
 
 DIR is laid out as ADE20K, VOC or plainly (train/ and test/ with images/ and masks/ or labels/). RUN is a run folder, an
 encoder folder or a name. Every seed draws a twin with fresh weights, the held-out images, the heads and the crops. The
-interval of one score is over the test images, that of the gain by Student's t over the seeds.
+interval of one score is over the test images, that of the gain by Student's t over the seeds, or, of one seed, over the
+test images, drawn together.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 
 from tacit import encoders
 from tacit.evaluation import difference
-from tacit.evaluation.dense import MULTI_SCALE, PRESETS, PROTOCOLS, open_segmentation, segment
+from tacit.evaluation.dense import MULTI_SCALE, PRESETS, PROTOCOLS, open_segmentation, paired_difference, segment
 from tacit.evaluation.dense.masks import Segmented
 from tacit.evaluation.evaluate import random_twin
 from tacit.settings import with_assignments
@@ -51,6 +52,7 @@ def some(source: Segmented, count: int | None) -> Segmented:
 def compare(protocol: str, train: Segmented, test: Segmented, options: argparse.Namespace) -> dict:
     s, encoder = settings_for(protocol, options), encoders.load(options.encoder)
     rows: dict[str, list[float]] = {"run": [], "random-init": []}
+    matrices = {}
     for seed in options.seeds:
         for of, subject in (("run", encoder), ("random-init", random_twin(encoder, seed))):
             begun = time.time()
@@ -59,14 +61,20 @@ def compare(protocol: str, train: Segmented, test: Segmented, options: argparse.
             )
             scores = {score.metric: score for score in found.scores}
             rows[of].append(scores["miou"].value)
+            matrices[of] = found.matrices
             words = ", ".join(
                 f"{m} {100 * v.value:.1f} ({100 * v.low:.1f} to {100 * v.high:.1f})" for m, v in scores.items()
             )
             print(f"{protocol}, {of}, seed {seed}: {words}; {time.time() - begun:.0f} s", file=sys.stderr)
-    gain, low, high = difference(np.array(rows["run"]), np.array(rows["random-init"]))
+    if len(options.seeds) > 1:
+        gain, low, high = difference(np.array(rows["run"]), np.array(rows["random-init"]))
+        over = f"{len(options.seeds)} seeds"
+    else:
+        gain, low, high = paired_difference(matrices["run"], matrices["random-init"])
+        over = f"{len(test)} test images of one seed"
     print(
         f"{protocol}: run {100 * np.mean(rows['run']):.1f}, random init {100 * np.mean(rows['random-init']):.1f}, "
-        f"gain {100 * gain:+.1f} points of mIoU ({100 * low:.1f} to {100 * high:.1f}) over {len(options.seeds)} seeds"
+        f"gain {100 * gain:+.1f} points of mIoU ({100 * low:.1f} to {100 * high:.1f}) over {over}"
     )
     return {"protocol": protocol, "miou": rows, "gain": gain, "low": low, "high": high, "left_out": found.bad}
 

@@ -50,7 +50,10 @@ def upsample(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
 
 
 def pixel_loss(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean cross-entropy of [B, K, h, w] upsampled to masks [B, H, W]; 0 where no pixel is labelled."""
+    """Cross-entropy of [B, K, h, w] upsampled to masks [B, H, W], averaged over the labelled pixels; 0 without one.
+
+    mmsegmentation divides by all pixels instead, so that a crop counts less the more of it is ignored.
+    """
     total = F.cross_entropy(upsample(logits, y.shape[1:]), y.long(), ignore_index=IGNORE, reduction="sum")
     return total / (y != IGNORE).sum().clamp_min(1)
 

@@ -153,17 +153,19 @@ def test_testing_averages_scales_and_mirror_images(shapes):
 def test_fine_tuning_learns_and_repeats(shapes):
     train, _ = open_segmentation(shapes)
     s = replace(
-        PRESETS["small"], steps=16, batch_size=4, crop=32, short=32, long=64, channels=16, aux_channels=8, warmup=2
+        PRESETS["small"], steps=12, batch_size=4, crop=32, short=32, long=64, channels=16, aux_channels=8, warmup=2
     )
     encoder = encoders.build("swin_mini", size=32)
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     model, losses, bad = finetune(encoder, train, s, seed=1)
     assert not model.training
     assert bad == []
-    assert len(losses) == 16
+    assert len(losses) == 12
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
     assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
-    assert losses[:3] == finetune(encoder, train, replace(s), seed=1)[1][:3]
+    short = replace(s, steps=2, batch_size=2, warmup=0)
+    one, again, other = (finetune(encoder, train, short, seed=seed)[1] for seed in (1, 1, 2))
+    assert one == again != other
 
 
 def test_settings_that_cannot_work_are_all_named(shapes):
