@@ -56,8 +56,10 @@ def read_voc(images: str | os.PathLike, annotations: str | os.PathLike) -> Detec
             file = files.get(xml.stem) or (find_file(images, Path(name).name) if name else None)
             if file is None:
                 raise BadRecord(f"image not there: {name or xml.stem}")
+            used.add(file)
             height, width = image_size(file)
         except (ElementTree.ParseError, OSError, ValueError) as error:
+            used.add(files.get(xml.stem))
             skipped.append((xml.name, f"no XML ({type(error).__name__}): {str(error)[:80]}"))
             continue
         except BadRecord as error:
@@ -71,7 +73,6 @@ def read_voc(images: str | os.PathLike, annotations: str | os.PathLike) -> Detec
                 clipped += cut
             except BadRecord as error:
                 skipped.append((xml.name, str(error)))
-        used.add(file)
         found.append((Scene(len(found) + 1, file, height, width), objects))
     skipped += [(f.name, "image without annotations") for f in files.values() if f not in used]
     classes = sorted({name for _, objects in found for name, _ in objects})
@@ -107,8 +108,8 @@ def read_maps(images: str | os.PathLike, labels: str | os.PathLike, *, name: str
             skipped.append((path.name, str(error)))
             continue
         scenes.append(Scene(len(scenes) + 1, files[path.stem], height, width, instances(values), path))
-    used = {scene.path for scene in scenes}
-    skipped += [(f.name, "image without annotations") for f in files.values() if f not in used]
+    named = {path.stem for path in labels.glob("*.png")}
+    skipped += [(f.name, "image without annotations") for stem, f in files.items() if stem not in named]
     return check_set(DetectionSet(tuple(scenes), (name,), (1,), True, tuple(skipped)), labels)
 
 
