@@ -46,10 +46,16 @@ PRESETS: dict[str, Schedule] = {
 
 
 def preset(name: str, **changes: Any) -> Schedule:
-    """A schedule by name ("1x", "3x", "small") with some fields changed. Raises `Unknown`."""
+    """A schedule by name ("1x", "3x", "small") with some fields changed; drops move with the number of epochs.
+
+    Raises `Unknown`.
+    """
     if name not in PRESETS:
         raise Unknown("detection schedule", name, PRESETS)
-    return replace(PRESETS[name], **changes)
+    published = PRESETS[name]
+    if "epochs" in changes and "drops" not in changes:
+        changes["drops"] = tuple(round(d * changes["epochs"] / published.epochs) for d in published.drops)
+    return replace(published, **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
 
 
 def learning_rate(schedule: Schedule, step: int, per_epoch: int) -> float:

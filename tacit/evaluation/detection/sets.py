@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tacit.data import Picture
 from tacit.errors import BadRecord, DataError
-from tacit.evaluation.detection.masks import decode_mask, encode_mask, read_map
+from tacit.evaluation.detection.masks import decode_mask, read_map
 
 Box = tuple[float, float, float, float]
 
@@ -132,36 +132,6 @@ def target(scene: Scene, masks: bool = False) -> dict[str, Tensor]:
             torch.from_numpy(np.stack(drawn)) if drawn else torch.zeros(0, scene.height, scene.width).byte()
         )
     return found
-
-
-def to_coco(data: DetectionSet, *, masks: bool | None = None) -> dict[str, Any]:
-    """The set as a COCO document, with the file's own image and category ids: what the scorer compares with."""
-    masks = data.masks if masks is None else masks
-    annotations = []
-    for scene in data.scenes:
-        instances = read_map(scene.map) if masks and scene.map is not None and scene.things else None
-        for thing in scene.things:
-            x1, y1, x2, y2 = thing.box
-            entry = {
-                "id": len(annotations) + 1,
-                "image_id": scene.id,
-                "category_id": data.category_ids[thing.label - 1],
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "area": thing.area,
-                "iscrowd": int(thing.crowd),
-            }
-            if masks:
-                code = encode_mask(thing.mask, scene.height, scene.width, instances)
-                counts = code["counts"].decode() if isinstance(code["counts"], bytes) else code["counts"]
-                entry["segmentation"] = {"size": [scene.height, scene.width], "counts": counts}
-            annotations.append(entry)
-    return {
-        "images": [
-            {"id": s.id, "file_name": s.path.name, "height": s.height, "width": s.width} for s in data.scenes
-        ],
-        "categories": [{"id": i, "name": n} for i, n in zip(data.category_ids, data.classes, strict=True)],
-        "annotations": annotations,
-    }  # fmt: skip
 
 
 def find_file(folder: Path, name: str) -> Path | None:

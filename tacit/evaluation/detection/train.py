@@ -66,17 +66,17 @@ def train(
         images = [image.to(device) for image, _ in pairs]
         losses = model(images, [{k: v.to(device) for k, v in t.items()} for _, t in pairs])
         total = sum(losses.values())
-        if not math.isfinite(float(total)):
-            worst = ", ".join(f"{k} {float(v):.3g}" for k, v in losses.items())
+        if not math.isfinite(total.item()):
+            worst = ", ".join(f"{k} {v.item():.3g}" for k, v in losses.items())
             raise RunFailed(f"The loss at step {step} is no number ({worst}). Lower the learning rate ({schedule.lr}).")
         for group in solver.param_groups:
             group["lr"] = learning_rate(schedule, step, order.per_epoch)
         solver.zero_grad()
         total.backward()
         solver.step()
-        history.append({k: float(v) for k, v in losses.items()})
+        history.append({k: v.item() for k, v in losses.items()})
         if progress is not None:
-            progress(step + 1, len(order), float(total))
+            progress(step + 1, len(order), total.item())
     if not history:
         raise DataError(
             f"None of the {len(data):,} images can be read; the first: {': '.join(next(iter(bad.items())))}."

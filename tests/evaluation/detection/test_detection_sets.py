@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from tacit.errors import BadRecord, DataError
-from tacit.evaluation.detection import open_set, read_coco, read_maps, read_voc, to_coco
+from tacit.evaluation.detection import match_classes, open_set, read_coco, read_maps, read_voc, to_coco
 from tacit.evaluation.detection.sets import fit_box, read_image, target
 
 
@@ -230,6 +230,27 @@ def test_instance_maps(tmp_path):
     (labels / "a.png").write_bytes(b"torn")
     with pytest.raises(DataError, match=r"no object that can be used.*its instance map cannot be read"):
         read_maps(images, labels)
+
+
+def test_classes_are_matched_by_name(edited, shapes):
+    def change(about):
+        for category in about["categories"]:
+            category["id"] = {3: 8, 7: 2, 20: 5}[category["id"]]  # triangle is now between the others
+            category["name"] = category["name"].replace("circle", "disc")
+        for annotation in about["annotations"]:
+            annotation["category_id"] = {3: 8, 7: 2, 20: 5}[annotation["category_id"]]
+
+    train, test = read_coco(shapes), read_coco(edited(change), shapes.parent)
+    assert test.classes == ("square", "triangle", "disc")
+    matched = match_classes(test, train)
+    assert (matched.classes, matched.category_ids) == (train.classes, train.category_ids)
+    for ours, theirs in zip(matched.scenes, train.scenes, strict=True):
+        assert ours.things == tuple(t for t in theirs.things if t.label != 1)
+    circles = sum(t.label == 1 for s in train.scenes for t in s.things)
+    assert [r for _, r in matched.skipped] == ["class not in the training set: disc"] * circles
+    other = read_coco(edited(lambda a: [c.update(name=f"n{c['id']}") for c in a["categories"]]), shapes.parent)
+    with pytest.raises(DataError, match="class not in the training set"):
+        match_classes(other, train)
 
 
 def test_boxes_are_fitted_to_their_image():

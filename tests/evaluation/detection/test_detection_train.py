@@ -9,13 +9,13 @@ from tacit.evaluation.detection.augment import augment, cut, flip, resize
 from tacit.evaluation.detection.schedule import learning_rate, parameter_groups
 from tacit.evaluation.detection.train import Order
 
-WIDTHS = {"channels": 24, "hidden": 48, "rois": 32, "proposals": (60, 60)}
+WIDTHS = {"channels": 16, "hidden": 32, "rois": 16, "proposals": (40, 40)}
 
 
 def tiny(**changes):
     settings = {
-        "epochs": 2, "drops": (), "lr": 2e-3, "warmup_steps": 2, "shorts": (64,), "long": 96, "test_size": (64, 96),
-        "widths": WIDTHS,
+        "epochs": 2, "drops": (), "lr": 3e-3, "warmup_steps": 2, "batch_size": 2, "shorts": (48,), "long": 64,
+        "test_size": (48, 64), "widths": WIDTHS,
     }  # fmt: skip
     return preset("small", **{**settings, **changes})
 
@@ -44,6 +44,8 @@ def test_the_warm_up_and_the_numbers_of_the_protocol():
     assert s.drop_path == {"mask_rcnn": 0.1, "cascade_mask_rcnn": 0.0}
     assert preset("3x").drop_path == {"mask_rcnn": 0.2, "cascade_mask_rcnn": 0.2}
     assert preset("3x").epochs == 36
+    assert preset("1x", epochs=36).drops == (24, 33)
+    assert preset("1x", epochs=36, drops=[27, 33]).drops == (27, 33)
     with pytest.raises(Unknown, match="1x, 3x, small"):
         preset("2x")
 
@@ -68,13 +70,13 @@ def test_norms_and_positions_are_not_decayed(name, shapes):
 
 @pytest.mark.parametrize(("name", "frozen"), [("mask_rcnn", False), ("mask_rcnn", True), ("cascade_mask_rcnn", False)])
 def test_the_loss_falls_and_a_frozen_encoder_does_not_move(name, frozen, shapes):
-    data = read_coco(shapes)
+    data = read_coco(shapes).select(range(4))
     model = build(name, encoder(), data, tiny(), frozen=frozen)
     before = {k: v.clone() for k, v in model.backbone.encoder.state_dict().items()}
-    history, bad = train(model, data, tiny(epochs=4))
+    history, bad = train(model, data, tiny(epochs=6))
     totals = [sum(losses.values()) for losses in history]
-    assert len(totals) == 16
-    assert np.mean(totals[-4:]) < 0.8 * np.mean(totals[:4])
+    assert len(totals) == 12
+    assert np.mean(totals[-4:]) < 0.85 * np.mean(totals[:4])
     assert bad == []
     same = [torch.equal(v, before[k]) for k, v in model.backbone.encoder.state_dict().items()]
     assert all(same) if frozen else not all(same)
@@ -94,19 +96,19 @@ def test_the_same_seed_gives_the_same_training(shapes):
 
 def test_a_trained_detector_is_scored_and_better_than_an_untrained_one(shapes):
     pytest.importorskip("pycocotools")
-    data = read_coco(shapes, masks=True).select(range(8))
-    s = tiny(epochs=20, lr=3e-3)
+    data = read_coco(shapes, masks=True).select(range(4))
+    s = tiny(epochs=16)
     model = build("mask_rcnn", encoder("vit_mini", depth=1), data, s)
     seen = []
     train(model, data, s, progress=lambda *args: seen.append(args[:2]))
-    assert seen[-1] == (40, 40)
+    assert seen[-1] == (32, 32)
     results, bad = predict(model, data)
     assert bad == []
     assert {r["image_id"] for r in results} <= {scene.id for scene in data.scenes}
     for kind in ("bbox", "segm"):
         score = average_precision(to_coco(data), results, kind=kind, resamples=50)
         assert score["low"] <= score["ap"] <= score["high"]
-        assert score["ap50"] > 0.02
+        assert score["ap50"] > 0.3, kind
 
 
 def test_images_that_cannot_be_read_are_named(shapes, tmp_path):
