@@ -72,7 +72,7 @@ def _matched(truth: dict[str, Any], results: list[dict[str, Any]], kind: str):
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
-        raise MissingExtra("COCO masks and average precision", "pycocotools", "detection") from error
+        raise MissingExtra("Detection (COCO masks, average precision)", "pycocotools", "detection") from error
     if not any(not a.get("iscrowd") for a in truth["annotations"]):
         raise DataError("There is no object to find, so there is no average precision.")
     ids = {image["id"] for image in truth["images"]}

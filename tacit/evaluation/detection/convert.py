@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from tacit.errors import BadRecord, DataError
 from tacit.evaluation.detection.masks import encode_mask, read_map
 from tacit.evaluation.detection.sets import DetectionSet, check_set
 
@@ -30,11 +31,18 @@ def match_classes(test: DetectionSet, train: DetectionSet) -> DetectionSet:
 
 
 def to_coco(data: DetectionSet, *, masks: bool | None = None) -> dict[str, Any]:
-    """The set as a COCO document, with the file's own image and category ids: what the scorer compares with."""
+    """The set as a COCO document, with the file's own image and category ids: what the scorer compares with.
+
+    Raises:
+        DataError: an instance map that could be read before cannot be read any more.
+    """
     masks = data.masks if masks is None else masks
     annotations = []
     for scene in data.scenes:
-        instances = read_map(scene.map) if masks and scene.map is not None and scene.things else None
+        try:
+            instances = read_map(scene.map) if masks and scene.map is not None and scene.things else None
+        except BadRecord as error:
+            raise DataError(f"{scene.map}: {error}") from error
         for thing in scene.things:
             x1, y1, x2, y2 = thing.box
             entry = {

@@ -27,7 +27,7 @@ def mask_tools():
     try:
         from pycocotools import mask
     except ImportError as error:
-        raise MissingExtra("COCO masks and average precision", "pycocotools", "detection") from error
+        raise MissingExtra("Detection (COCO masks, average precision)", "pycocotools", "detection") from error
     return mask
 
 
@@ -46,4 +46,7 @@ def decode_mask(mask: Any, height: int, width: int, instances: np.ndarray | None
     """uint8 [H, W] of 0 and 1."""
     if not isinstance(mask, list | dict):
         return (instances == mask).astype(np.uint8)
-    return np.ascontiguousarray(mask_tools().decode(encode_mask(mask, height, width)))
+    try:
+        return np.ascontiguousarray(mask_tools().decode(encode_mask(mask, height, width)))
+    except (ValueError, TypeError) as error:
+        raise BadRecord(f"a mask cannot be decoded ({str(error)[:60]})") from error

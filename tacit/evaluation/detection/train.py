@@ -118,5 +118,5 @@ class Examples(Dataset):
             image, things = read_image(scene, self.channels), target(scene, self.masks)
         except BadRecord as error:
             return scene.path.name, str(error)
-        rng = views.rng(self.seed, epoch, scene.id, 0)
+        rng = views.rng(self.seed, epoch, scene.id % 2**64, 0)
         return augment(image, things, rng, shorts=s.shorts, long=s.long, crop_shorts=s.crop_shorts)

@@ -1,5 +1,6 @@
 import json
 import unicodedata
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,6 +151,9 @@ def test_masks_of_polygons_and_codes(edited, shapes):
     ]  # fmt: skip
     assert target(data.scenes[7], masks=True)["masks"].shape == (0, 64, 80)
     assert len(read_coco(path, shapes.parent).scenes[0].things) == 9  # without masks all boxes count
+    torn = replace(data.scenes[0].things[1], mask={"size": [64, 64], "counts": "abc"})
+    with pytest.raises(BadRecord, match="mask cannot be decoded"):
+        target(replace(data.scenes[0], things=(torn,)), masks=True)
     again = to_coco(data)
     assert tools.decode(again["annotations"][0]["segmentation"]).sum() == 200
 
@@ -228,6 +232,8 @@ def test_instance_maps(tmp_path):
     with pytest.raises(DataError, match="holds no objects"):
         open_set(images)
     (labels / "a.png").write_bytes(b"torn")
+    with pytest.raises(DataError, match=r"a\.png: its instance map cannot be read"):
+        to_coco(data)
     with pytest.raises(DataError, match=r"no object that can be used.*its instance map cannot be read"):
         read_maps(images, labels)
 
