@@ -1,4 +1,4 @@
-"""Tacit learns encoders from unlabelled data. The five verbs of the command line are functions here.
+"""Tacit learns encoders from unlabelled data. The verbs of the command line are functions here.
 
 `import tacit` loads nothing heavy: the verbs are imported when they are first used.
 """
@@ -7,9 +7,9 @@ import sys
 from types import ModuleType
 
 __version__ = "0.1.0"
-__all__ = ["Run", "embed", "evaluate", "export", "pretrain", "report"]
+__all__ = ["Run", "compare", "embed", "evaluate", "export", "pretrain", "report"]
 
-_VERBS = ("embed", "evaluate", "export", "pretrain", "report")
+_VERBS = ("compare", "embed", "evaluate", "export", "pretrain", "report")
 
 
 def __getattr__(name: str):

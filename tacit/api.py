@@ -1,4 +1,4 @@
-"""The five verbs. The command line calls these, with the same names and arguments."""
+"""The verbs. The command line calls these, with the same names and arguments."""
 
 from __future__ import annotations
 
@@ -195,6 +195,7 @@ def evaluate(
     baselines: bool = True,
     seed: int = 0,
     workers: int | None = None,
+    cache: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Score an encoder on labelled data, beside the same encoder at random initialisation and the raw input.
@@ -203,28 +204,90 @@ def evaluate(
         what: a run folder, an encoder folder, a timm name, a `Run` or an `Encoder`.
         data: labelled data; a folder with train/ and test/ inside gives both parts.
         test: the test set; without any, a fifth of every class is held out.
-        protocol: names of protocols, comma-separated or a list: knn, linear, linear_sgd, few_shot.
+        protocol: names of protocols, comma-separated or a list: knn, linear, linear_sgd, few_shot, percent, budget;
+            with options as in "knn:k=10/20:vote=majority".
+        cache: keep features on disk (under $TACIT_CACHE), and take those that are there.
 
     Returns:
         `{"encoder", "data", "split", "results": [score, …]}`, a score as in
         `tacit.evaluation.evaluate.Score`: values are fractions, low and high a 95 % interval. It is stored in the run
         folder when `what` is a run.
     """
+    result = _evaluate(
+        what, data, test, protocol, baselines=baselines, seed=seed, workers=workers, cache=cache, progress=progress
+    )
+    result.pop("records")
+    return result
+
+
+def _evaluate(what, data, test, protocol, *, baselines, seed, workers, cache, progress) -> dict[str, Any]:
+    """`evaluate` with what it says of every test record."""
     from tacit import evaluation
     from tacit.data import open_splits
-    from tacit.evaluation.evaluate import check_protocols
 
     names = protocol.split(",") if isinstance(protocol, str) else list(protocol)
-    check_protocols(names)
+    for name in names:
+        evaluation.parse(name)
     encoder = _encoder(what)
     train, held_out = open_splits(data, test, channels=encoder.inputs.channels)
     found = evaluation.evaluate(
-        encoder, train, held_out, names, seed=seed, baselines=baselines, workers=_workers(workers), progress=progress
-    )
+        encoder, train, held_out, names, seed=seed, baselines=baselines, workers=_workers(workers), cache=cache,
+        progress=progress,
+    )  # fmt: skip
     result = {"encoder": _name(what), "data": str(data), "test": None if test is None else str(test), **found}
     path = what.path if isinstance(what, Run) else what
     if isinstance(path, str | os.PathLike) and Run.is_run(path):
         evaluation.store(path, result)
+    return result
+
+
+def compare(
+    runs: Sequence[Any],
+    data: Any = None,
+    test: Any = None,
+    protocol: str | Sequence[str] = "knn,linear",
+    *,
+    out: str | os.PathLike | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    cache: bool = True,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Two encoders or more on the same test records: scores, paired differences and ranks.
+
+    Args:
+        runs: whatever `evaluate` takes.
+        data, test, protocol: scored anew, by the same protocols for all; without `data`, what was stored in the run
+            folders is compared.
+        out: a table to write: .md, .html, .csv or .tex.
+
+    Returns:
+        As `tacit.evaluation.compare.compare`.
+
+    Raises:
+        UsageError: different splits or settings, or nothing in common.
+    """
+    from tacit.evaluation import compare as compare_results
+    from tacit.evaluation import latest, stored, tables
+
+    if out is not None and Path(out).suffix not in tables.FORMATS:
+        raise UsageError(f"--out {out}: must end in {', '.join(tables.FORMATS)}.")
+    names = _apart([_name(run) for run in runs])
+    found: dict[str, Any] = {}
+    for name, run in zip(names, runs, strict=True):
+        path = run.path if isinstance(run, Run) else run
+        if data is not None:
+            tell = progress and (lambda what, done, total, name=name: progress(f"{name}: {what}", done, total))
+            found[name] = _evaluate(
+                run, data, test, protocol, baselines=False, seed=seed, workers=workers, cache=cache, progress=tell
+            )
+        elif isinstance(path, str | os.PathLike) and Run.is_run(path):
+            found[name] = latest(stored(path))
+        if found.get(name) is None:
+            raise UsageError(f"{name} holds no stored scores to compare. Give --data to score all of them.")
+    result = compare_results(found, seed=seed)
+    if out is not None:
+        write_text(out, tables.FORMATS[Path(out).suffix](result))
     return result
 
 
@@ -333,6 +396,11 @@ def _encoder(what: Any):
 
 def _name(what: Any) -> str:
     return str(what.path) if isinstance(what, Run) else str(getattr(what, "name", what))
+
+
+def _apart(names: list[str]) -> list[str]:
+    """The same names, numbered where two are equal."""
+    return [f"{n} ({names[: i + 1].count(n)})" if names.count(n) > 1 else n for i, n in enumerate(names)]
 
 
 def _workers(asked: int | None) -> int:

@@ -149,8 +149,13 @@ def evaluate(
         str | None, typer.Option(help="The test set. [default: test/ of --data, or a fifth held out]")
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="Of knn, linear, linear_sgd, few_shot; comma-separated.")
+        str,
+        typer.Option(
+            help="Of knn, linear, linear_sgd, few_shot, percent, budget; comma-separated, with options as in "
+            "knn:k=10/20:vote=majority."
+        ),
     ] = "knn,linear",
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for the next time.")] = True,
     seed: Seed = 0,
     workers: Workers = None,
     json: Json = False,
@@ -162,7 +167,7 @@ def evaluate(
     from tacit import api, evaluation
 
     with _bar() as progress:
-        result = api.evaluate(what, data, test, protocol, seed=seed, workers=workers, progress=progress)
+        result = api.evaluate(what, data, test, protocol, seed=seed, workers=workers, cache=cache, progress=progress)
     if json:
         print(api.to_json(result))
         return
@@ -170,6 +175,40 @@ def evaluate(
     _show_table(["protocol", "of", "accuracy", "95 % interval"], [list(row) for row in rows])
     print(f"Test: {result['split']}, {result['results'][0]['n']:,} records. The encoder was in eval mode.")
     _say_bad(result["bad_files"])
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN|ENCODER...", help="Two or more, as for evaluate.")],
+    data: Annotated[
+        str | None, typer.Option(help="Labelled data to score all of them on. [default: what their folders hold]")
+    ] = None,
+    test: Annotated[str | None, typer.Option(help="The test set. [default: as for evaluate]")] = None,
+    protocol: Annotated[str, typer.Option(help="As for evaluate; with --data.")] = "knn,linear",
+    out: Annotated[str | None, typer.Option(help="TABLE.md, .html, .csv or .tex")] = None,
+    seed: Seed = 0,
+    workers: Workers = None,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for the next time.")] = True,
+    json: Json = False,
+) -> None:
+    """Several encoders on the same test records: scores, paired differences, ranks.
+
+    Example: tacit compare runs/moby runs/other --data labelled/ --out table.md
+    """
+    from tacit import api
+    from tacit.evaluation import tables
+
+    with _bar() as progress:
+        result = api.compare(
+            runs, data, test, protocol, out=out, seed=seed, workers=workers, cache=cache, progress=progress
+        )
+    if json:
+        print(api.to_json(result))
+        return
+    _show_table(list(tables.TITLES), [list(row) for row in tables.rows(result)])
+    print(tables.caption(result))
+    if out is not None:
+        print(f"Wrote {out}")
 
 
 @app.command()

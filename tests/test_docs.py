@@ -12,7 +12,7 @@ from conftest import write_digits
 from typer.main import get_command
 
 from tacit.cli import app
-from tacit.evaluation.evaluate import check_protocols
+from tacit.evaluation import parse
 from tacit.methods import METHODS, find
 from tacit.settings import with_assignments
 
@@ -84,7 +84,8 @@ def _parse(arguments: list[str], *, whole: bool) -> None:
         assert given["preset"] in (None, *cls.presets), arguments
         with_assignments(cls.presets["paper"], [a for a in given["set"] or () if "…" not in a])
     if verb == "evaluate":
-        check_protocols(given["protocol"].split(","))
+        for spec in given["protocol"].split(","):
+            parse(spec)
 
 
 def test_the_blocks_of_python_run_as_they_stand(tmp_path, monkeypatch):

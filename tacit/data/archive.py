@@ -51,6 +51,9 @@ class Members:
                 raise BadRecord("damaged inside the zip") from error
         return data
 
+    def stamp(self) -> str:
+        return str(_stamps([Path(shard) for shard in self.shards]))
+
     def _descriptor(self, shard: int) -> int:
         key = (os.getpid(), shard)  # a forked worker opens its own
         if key not in self._open:

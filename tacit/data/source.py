@@ -24,6 +24,10 @@ class Store(Protocol):
         """The encoded image or its pixels. Raises `BadRecord`."""
         ...
 
+    def stamp(self) -> str:
+        """What changes when a record does: sizes and times of files, or the fingerprint of a table."""
+        ...
+
 
 @dataclass
 class Source:
@@ -64,6 +68,10 @@ class Source:
             record["label"] = int(self.labels[index])
         return record
 
+    def stamp(self) -> str:
+        """Changes when the fingerprint or any record does; looks at every file, and reads none."""
+        return f"{self.fingerprint} {self.store.stamp()}"
+
     def select(self, rows: np.ndarray) -> Source:
         """The records with these numbers as a source of their own."""
         return Source(
@@ -90,6 +98,9 @@ class _Chosen:
     def read(self, index: int) -> bytes | np.ndarray:
         return self.store.read(int(self.rows[index]))
 
+    def stamp(self) -> str:
+        return self.store.stamp()
+
 
 @dataclass
 class _Joined:
@@ -113,6 +124,9 @@ class _Joined:
     def read(self, index: int) -> bytes | np.ndarray:
         part, local = self._locate(index)
         return self.stores[part].read(local)
+
+    def stamp(self) -> str:
+        return " ".join(store.stamp() for store in self.stores)
 
 
 def mix(sources: Sequence[Source], weights: Sequence[float] | None = None) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,9 @@ class Rows:
             raise BadRecord("no image in this row")
         return value if isinstance(value, bytes) else np.asarray(value)
 
+    def stamp(self) -> str:
+        return self.rows._fingerprint  # of the files, by their sizes and times, and of what was done with them
+
 
 @dataclass
 class Pixels:
@@ -67,6 +71,12 @@ class Pixels:
 
     def read(self, index: int) -> np.ndarray:
         return np.array(self.array[index])
+
+    def stamp(self) -> str:
+        if self.path:
+            stat = os.stat(self.path)
+            return f"{stat.st_size} {stat.st_mtime_ns}"
+        return hashlib.blake2b(np.ascontiguousarray(self.array), digest_size=16).hexdigest()
 
 
 def load_rows(files: list[str] | None, kind: str, hub: str | None = None, split: str | None = None) -> Any:

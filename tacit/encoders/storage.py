@@ -31,10 +31,11 @@ def save(encoder: Encoder, folder: str | os.PathLike) -> None:
     write_json(folder / "encoder.json", describe(encoder))
 
 
-def write_tensors(path: Path, state: dict[str, Tensor]) -> None:
+def write_tensors(path: Path, state: dict[str, Tensor], facts: dict[str, str] | None = None) -> None:
+    """One safetensors file, whole or not at all, with `facts` in its heading."""
     state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with atomic(path) as temporary:
-        save_file(state, str(temporary), metadata={"format": "pt"})
+        save_file(state, str(temporary), metadata={"format": "pt", **(facts or {})})
 
 
 def describe(encoder: Encoder) -> dict[str, Any]:

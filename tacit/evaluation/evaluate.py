@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,95 +16,13 @@ import torch
 from tacit import encoders
 from tacit.data import Source
 from tacit.encoders import Encoder
-from tacit.errors import DataError, Unknown
-from tacit.evaluation import intervals
-from tacit.evaluation.features import Features, features, raw
-from tacit.evaluation.few_shot import few_shot
-from tacit.evaluation.knn import knn_predict
-from tacit.evaluation.linear import linear_sgd, logistic, stratified
-from tacit.run import write_json
-
-
-@dataclass(frozen=True)
-class Score:
-    """One number with its 95 % interval. `of` is "run", "random-init" or "raw-input"; values are fractions."""
-
-    protocol: str
-    metric: str
-    value: float
-    low: float
-    high: float
-    n: int
-    of: str
-    settings: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a protocol gets: features of both parts, and what may be needed beyond them."""
-
-    train: Features
-    test: Features
-    classes: int
-    seed: int
-    of: str
-    encoder: Encoder | None  # None for raw inputs
-    source: Source
-    workers: int
-    device: torch.device
-    progress: Callable[[str, int, int], None] | None
-
-
-def _score_records(task: Task, name: str, predicted: torch.Tensor, settings: dict[str, Any]) -> Score:
-    right = (predicted == task.test.y).numpy().astype(np.float64)
-    low, high = intervals.bootstrap(right, seed=task.seed)
-    return Score(name, "top1", float(right.mean()), low, high, len(right), task.of, settings)
-
-
-def _knn(task: Task) -> list[Score]:
-    settings = {"k": 20, "temperature": 0.07}
-    predicted = knn_predict(task.train.x, task.train.y, task.test.x, classes=task.classes, **settings)
-    return [_score_records(task, "knn", predicted, settings)]
-
-
-def _linear(task: Task) -> list[Score]:
-    predicted, strength = logistic(task.train.x, task.train.y, task.test.x, classes=task.classes, seed=task.seed)
-    return [_score_records(task, "linear", predicted, {"solver": "l-bfgs", "l2": strength})]
-
-
-def _linear_sgd(task: Task) -> list[Score]:
-    if task.encoder is None:
-        return []
-    settings = {"epochs": 100, "batch_size": min(512, len(task.source))}
-    tell = task.progress and (lambda done, total: task.progress(f"linear_sgd, {task.of}", done, total))
-    predicted = linear_sgd(
-        task.encoder, task.source, task.test.x, classes=task.classes, seed=task.seed, workers=task.workers,
-        device=task.device, progress=tell, **settings,
-    )  # fmt: skip
-    return [_score_records(task, "linear_sgd", predicted, {**settings, "encoder_mode": "eval"})]
-
-
-def _few_shot(task: Task) -> list[Score]:
-    settings = {"shots": 5, "draws": 10}
-    values = few_shot(
-        task.train.x, task.train.y, task.test.x, task.test.y, classes=task.classes, seed=task.seed, **settings
-    )
-    low, high = intervals.over_draws(values)
-    return [Score("few_shot", "top1", float(values.mean()), low, high, len(task.test.x), task.of, settings)]
-
-
-PROTOCOLS: dict[str, Callable[[Task], list[Score]]] = {
-    "knn": _knn,
-    "linear": _linear,
-    "linear_sgd": _linear_sgd,
-    "few_shot": _few_shot,
-}
-
-
-def check_protocols(names: Sequence[str]) -> None:
-    for name in names:
-        if name not in PROTOCOLS:
-            raise Unknown("protocol", name, PROTOCOLS)
+from tacit.errors import DataError
+from tacit.evaluation import choices, intervals
+from tacit.evaluation.features import Features, all_devices, features, raw
+from tacit.evaluation.linear import stratified
+from tacit.evaluation.protocols import PROTOCOLS, parse
+from tacit.evaluation.task import Score, Task
+from tacit.run import atomic, read_json, write_json
 
 
 def evaluate(
@@ -116,19 +35,26 @@ def evaluate(
     baselines: bool = True,
     workers: int = 0,
     device: torch.device | str | None = None,
+    cache: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Scores of `encoder`, and of its own architecture at random initialisation and the raw input beside it.
 
     Without `test`, a fifth of every class of `train` is held out (by `seed`). The encoder is in eval mode throughout.
 
+    Args:
+        protocols: names of protocols, with options if need be; see `protocols`.
+        cache: keep features on disk, and take those that are there.
+
     Returns:
-        `{"split": str, "results": [score, …], "bad_files": [(name, reason), …]}`; a score as in `Score`.
+        `{"split", "split_hash", "seed", "inputs", "results": [score, …], "records", "bad_files": [(name, reason), …]}`;
+        a score as in `Score`; `records` are arrays by "of/protocol".
 
     Raises:
-        Unknown: a protocol that does not exist. DataError: labels missing, one class, an unreadable set.
+        Unknown: a protocol, option or feature that does not exist. DataError: labels missing, one class, an unreadable
+            set.
     """
-    check_protocols(protocols)
+    asked = [parse(spec) for spec in protocols]
     for part, which in ((train, "training"), (test, "test")):
         if part is not None and part.labels is None:
             raise DataError(
@@ -137,24 +63,53 @@ def evaluate(
             )
     if len(np.unique(train.labels)) < 2:
         raise DataError(f"The training data has one class ({train.classes[0]}); there is nothing to tell apart.")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    names = tuple(dict.fromkeys(["pooled", *(name for one in asked for name in one.features(encoder))]))
+    choices.check(encoder, names)
+    device = torch.device(device or all_devices()[0])
     rows = None if test is not None else stratified(train.labels, 0.2, seed)
     subjects: list[tuple[str, Encoder | None]] = [("run", encoder)]
     if baselines:
         subjects += [("random-init", random_twin(encoder, seed)), ("raw-input", None)]
-    results, bad = [], []
+    scores: list[Score] = []
+    bad: list[tuple[str, str]] = []
     for of, subject in subjects:
         tell = progress and (lambda done, total, of=of: progress(f"features, {of}", done, total))
-        both = [_features(part, subject, encoder, workers, device, tell) for part in (train, test) if part is not None]
+        both = [
+            raw(part, encoder.inputs, workers=workers, progress=tell)
+            if subject is None
+            else features(subject, part, names=names, workers=workers, cache=cache, progress=tell)
+            for part in (train, test)
+            if part is not None
+        ]
         bad = bad or [item for part in both for item in part.bad]
-        first, second = both if rows is None else (_pick(both[0], rows[0]), _pick(both[0], rows[1]))
+        first, second = both if rows is None else (_among(both[0], rows[0]), _among(both[0], rows[1]))
         source = train if rows is None else train.select(rows[0])
         task = Task(first, second, len(train.classes), seed, of, subject, source, workers, device, progress)
-        for name in protocols:
-            results += [asdict(score) for score in PROTOCOLS[name](task)]
-    split = "test set" if rows is None else f"a fifth of each class held out by seed {seed}"
-    order = {name: i for i, name in enumerate(protocols)}
-    return {"split": split, "results": sorted(results, key=lambda r: order[r["protocol"]]), "bad_files": bad}
+        for one in asked:
+            if subject is not None or not PROTOCOLS[one.name].needs_encoder:
+                scores += one.run(task)
+    order = list(dict.fromkeys(score.protocol for score in scores))
+    scores.sort(key=lambda score: order.index(score.protocol))
+    return {
+        "split": "test set" if rows is None else f"a fifth of each class held out by seed {seed}",
+        "split_hash": _split_hash(train, test, rows),
+        "seed": seed,
+        "inputs": encoder.inputs.to_dict(),
+        "results": [_plain(score) for score in scores],
+        "records": {f"{s.of}/{s.protocol}": s.records for s in scores if s.records is not None},
+        "bad_files": bad,
+    }
+
+
+def _plain(score: Score) -> dict[str, Any]:
+    return {f.name: getattr(score, f.name) for f in fields(score) if f.name != "records"}
+
+
+def _split_hash(train: Source, test: Source | None, rows: tuple[np.ndarray, np.ndarray] | None) -> str:
+    """The same for the same records, names and labels on both sides."""
+    digest = hashlib.blake2b(train.fingerprint.encode(), digest_size=8)
+    digest.update(test.fingerprint.encode() if rows is None else rows[1].tobytes())
+    return digest.hexdigest()
 
 
 def random_twin(encoder: Encoder, seed: int) -> Encoder:
@@ -166,15 +121,8 @@ def random_twin(encoder: Encoder, seed: int) -> Encoder:
     return twin.eval()
 
 
-def _features(source, subject, encoder, workers, device, tell) -> Features:
-    if subject is None:
-        return raw(source, encoder.inputs, workers=workers, progress=tell)
-    return features(subject, source, workers=workers, device=device, progress=tell)
-
-
-def _pick(all_of: Features, rows: np.ndarray) -> Features:
-    kept = torch.from_numpy(np.isin(all_of.index.numpy(), rows))
-    return Features(all_of.x[kept], all_of.y[kept], all_of.index[kept], all_of.bad)
+def _among(all_of: Features, rows: np.ndarray) -> Features:
+    return all_of.pick(torch.from_numpy(np.isin(all_of.index.numpy(), rows)))
 
 
 def difference(a: np.ndarray, b: np.ndarray, *, seed: int = 0) -> tuple[float, float, float]:
@@ -185,11 +133,25 @@ def difference(a: np.ndarray, b: np.ndarray, *, seed: int = 0) -> tuple[float, f
 
 
 def store(run: str | os.PathLike, result: dict[str, Any]) -> Path:
-    """Keep a result in the run folder, under its date."""
-    protocols = "-".join(dict.fromkeys(r["protocol"] for r in result["results"]))
+    """Keep a result in the run folder, under its date, and what it says of every test record beside it."""
+    protocols = "-".join(dict.fromkeys(r["protocol"].partition(":")[0] for r in result["results"]))
     path = Path(run) / "evaluations" / f"{datetime.now():%Y%m%dT%H%M%S.%f}-{protocols}.json"
-    write_json(path, result)
+    if records := result.get("records"):
+        with atomic(path.with_suffix(".npz")) as temporary, open(temporary, "wb") as f:
+            np.savez_compressed(f, **records)
+    write_json(path, {k: v for k, v in result.items() if k != "records"})
     return path
+
+
+def stored(run: str | os.PathLike) -> list[dict[str, Any]]:
+    """What `store` kept in a run folder, oldest first, with the `records`."""
+    found = []
+    for path in sorted((Path(run) / "evaluations").glob("*.json")):
+        found.append(read_json(path))
+        if path.with_suffix(".npz").is_file():
+            with np.load(path.with_suffix(".npz"), allow_pickle=False) as kept:
+                found[-1]["records"] = {name: kept[name] for name in kept}
+    return found
 
 
 def table(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:

@@ -2,54 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from tacit.data import Source
 from tacit.encoders import Encoder
 from tacit.errors import DataError
+from tacit.evaluation import cache as kept
+from tacit.evaluation import choices
 from tacit.views import Inputs, Plain
 
 RAW_SIDE = 32  # raw pixels of larger inputs are averaged down to this side
+PART = 8192  # records computed between two saves of the cache
 
 
 @dataclass(frozen=True)
 class Features:
-    """x: [N, D] float32; y: [N] int64 or None; index: [N] the records' numbers; bad: (name, reason) of the others."""
+    """x: [N, D] float32; y: [N] int64 or None; index: [N] the records' numbers; bad: (name, reason) of the others.
+
+    `more` holds every choice of feature that was asked for, by name; x is the first of them.
+    """
 
     x: Tensor
     y: Tensor | None
     index: Tensor
     bad: list[tuple[str, str]]
+    more: dict[str, Tensor] = field(default_factory=dict)
+
+    def pick(self, rows: Tensor) -> Features:
+        """Those at these positions [n] of its own, or where a mask [N] is true."""
+        return Features(
+            self.x[rows],
+            None if self.y is None else self.y[rows],
+            self.index[rows],
+            self.bad,
+            {name: x[rows] for name, x in self.more.items()},
+        )
 
 
 def features(
     encoder: Encoder,
     source: Source,
     *,
+    names: Sequence[str] = ("pooled",),
     batch_size: int = 256,
     workers: int = 0,
-    device: torch.device | str | None = None,
+    devices: Sequence[torch.device | str] | None = None,
+    cache: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Features:
-    """Pooled features of every readable record, the encoder in eval mode, without gradient.
+    """Features of every readable record, the encoder in eval mode, without gradient.
 
     Inputs are prepared as `encoder.inputs` says. `progress` is called with (records done, records in all).
+
+    Args:
+        names: choices of feature, see `choices.CHOICES`; `x` is the first.
+        devices: that share every batch; all GPUs when left out, or the CPU.
+        cache: take what was computed before for this encoder and these records, and keep what is computed now, so
+            that a broken-off extraction goes on where it was.
 
     Raises:
         DataError: no record could be read, or features that are no numbers.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    encoder = encoder.to(device).eval()
-    return _collect(
-        source, encoder.inputs, lambda x: encoder(encoder.inputs.prepare(x)).float(),
-        batch_size=batch_size, workers=workers, device=device, progress=progress,
-    )  # fmt: skip
+    choices.check(encoder, names)
+    devices = [torch.device(d) for d in devices or all_devices()]
+    store = kept.Parts.of(encoder, source, names) if cache else None
+    encoder = encoder.to(devices[0]).eval()
+    copies = [encoder, *(copy.deepcopy(encoder).to(device) for device in devices[1:])]
+
+    def one(job: tuple[Encoder, torch.device, Tensor]) -> dict[str, Tensor]:
+        replica, device, x = job
+        with torch.no_grad():  # which every thread has of its own
+            found = choices.choose(replica, replica.inputs.prepare(x.to(device)), names)
+        return {name: y.cpu() for name, y in found.items()}
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+
+        def make(x: Tensor) -> dict[str, Tensor]:
+            found = list(pool.map(one, zip(copies, devices, x.chunk(len(devices)))))  # noqa: B905 a batch may be short
+            return {name: torch.cat([part[name] for part in found]) for name in names}
+
+        return _collect(
+            source,
+            encoder.inputs,
+            make,
+            batch_size=batch_size,
+            workers=workers,
+            progress=progress,
+            store=store,
+            names=names,
+        )
+
+
+def all_devices() -> list[torch.device]:
+    """Every GPU, or the CPU."""
+    gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    return gpus or [torch.device("cpu")]
 
 
 def raw(
@@ -57,34 +112,50 @@ def raw(
 ) -> Features:
     """The prepared pixels themselves, flattened; averaged down to 32 x 32 where they are larger."""
 
-    def flatten(x: Tensor) -> Tensor:
+    def flatten(x: Tensor) -> dict[str, Tensor]:
         x = inputs.prepare(x)
         if inputs.size > RAW_SIDE:
             x = F.interpolate(x, size=(RAW_SIDE, RAW_SIDE), mode="area")
-        return x.flatten(1)
+        return {"pooled": x.flatten(1)}
 
-    return _collect(
-        source, inputs, flatten, batch_size=batch_size, workers=workers, device=torch.device("cpu"), progress=progress
-    )
+    return _collect(source, inputs, flatten, batch_size=batch_size, workers=workers, progress=progress)
 
 
 @torch.no_grad()
-def _collect(source: Source, inputs: Inputs, make, *, batch_size, workers, device, progress) -> Features:
-    loader = DataLoader(Plain(source, inputs), batch_size=batch_size, num_workers=workers, collate_fn=Plain.collate)
-    xs, ys, indices, bad, done = [], [], [], [], 0
-    for batch in loader:
-        bad += [(source.name(index), reason) for index, reason in batch["bad"]]
-        if batch["image"] is not None:
-            xs.append(make(batch["image"].to(device)).cpu())
-            ys.append(batch["label"])
-            indices.append(batch["index"])
+def _collect(
+    source: Source, inputs: Inputs, make, *, batch_size, workers, progress, store=None, names=("pooled",)
+) -> Features:
+    parts = store.load() if store else []
+    done = kept.records_in(parts)
+    rest = Subset(Plain(source, inputs), range(done, len(source)))
+    loader = DataLoader(rest, batch_size=batch_size, num_workers=workers, collate_fn=Plain.collate)
+    part = kept.Part.empty()
+    for batch in loader if len(rest) else ():
+        found = make(batch["image"]) if batch["image"] is not None else {}
+        part.add(batch["index"], found, [(int(i), why) for i, why in batch["bad"]])
         done += len(batch["index"]) + len(batch["bad"])
+        if part.records >= PART or done == len(source):
+            parts.append(part.closed())
+            if store:
+                store.save(parts[-1])
+            part = kept.Part.empty()
         if progress is not None:
             progress(done, len(source))
-    if not xs:
+    return _joined(source, parts, names)
+
+
+def _joined(source: Source, parts: list[kept.Part], names: Sequence[str]) -> Features:
+    bad = [(source.name(i), why) for part in parts for i, why in part.bad]
+    full = [part for part in parts if len(part.index)]
+    if not full:
         raise DataError(f"None of the {len(source):,} records can be read; the first: {bad[0][0]}: {bad[0][1]}.")
-    x, index = torch.cat(xs), torch.cat(indices)
-    if not torch.isfinite(x).all():
-        row = int((~torch.isfinite(x)).any(1).nonzero()[0])
-        raise DataError(f"The features of {source.name(int(index[row]))} are not numbers: the encoder is broken.")
-    return Features(x, torch.cat(ys) if source.labels is not None else None, index, bad)
+    index = torch.cat([part.index for part in full])
+    more = {name: torch.cat([part.x[name] for part in full]) for name in names}
+    for name, x in more.items():
+        if not torch.isfinite(x).all():
+            row = int((~torch.isfinite(x)).any(1).nonzero()[0])
+            raise DataError(
+                f"The features ({name}) of {source.name(int(index[row]))} are not numbers: the encoder is broken."
+            )
+    y = None if source.labels is None else torch.from_numpy(source.labels[index.numpy()])
+    return Features(more[names[0]], y, index, bad, more)

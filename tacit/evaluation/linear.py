@@ -1,18 +1,11 @@
-"""Linear probes: a fast logistic regression on features, and the MoBY paper's own SGD protocol through the encoder."""
+"""The fast linear probe: a logistic regression on features, its strength swept on the training set."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-
-from tacit.data import Batches, Source
-from tacit.encoders import Encoder
-from tacit.views import Crop, Views, collate, finish
+from torch import Tensor
 
 STRENGTHS = tuple(10.0**e for e in (-6, -5, -4, -3, -2, -1, 0))  # of the L2 penalty, per record
 
@@ -70,62 +63,3 @@ def stratified(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray,
     second = np.sort(np.concatenate(held))
     first = np.setdiff1d(np.arange(len(labels)), second)
     return first, second
-
-
-def sgd_schedule(step: int, steps: int, warmup: int, batch: int) -> float:
-    """Learning rate of the MoBY probe: 1.0 per 512 records, linear warm-up, cosine at the absolute step to 5e-6."""
-    scale = batch / 512
-    if step < warmup:
-        return scale * (5e-7 + step * (1.0 - 5e-7) / warmup)
-    return scale * (5e-6 + 0.5 * (1.0 - 5e-6) * (1 + np.cos(np.pi * step / steps)))
-
-
-def linear_sgd(
-    encoder: Encoder,
-    source: Source,
-    test: Tensor,
-    *,
-    classes: int,
-    seed: int = 0,
-    epochs: int = 100,
-    batch_size: int = 512,
-    warmup_epochs: int = 5,
-    workers: int = 0,
-    device: torch.device | str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
-) -> Tensor:
-    """Predictions [M] for test features [M, D] by the probe of the MoBY paper (official moby_linear.py).
-
-    One Linear on the frozen encoder: SGD with Nesterov momentum .9 and no weight decay, label smoothing .1, gradient
-    clip 5, random resized crops and flips of the training images. The encoder is in eval mode; the official code leaves
-    it in train mode, where drop path acts on the frozen blocks.
-    """
-    encoder = encoder.to(device).eval()
-    torch.manual_seed(seed)
-    head = nn.Linear(encoder.width, classes).to(device)
-    nn.init.trunc_normal_(head.weight, std=0.02)
-    nn.init.zeros_(head.bias)
-    batch_size = min(batch_size, len(source))
-    per_epoch = len(source) // batch_size
-    steps = epochs * per_epoch
-    solver = torch.optim.SGD(head.parameters(), lr=0.0, momentum=0.9, nesterov=True)
-    view = Crop(inputs=encoder.inputs, name="probe")
-    loader = DataLoader(
-        Views(source, [view], seed),
-        batch_sampler=Batches(source, batch_size=batch_size, seed=seed, total_steps=steps),
-        collate_fn=collate,
-        num_workers=workers,
-    )
-    for step, batch in enumerate(loader):
-        solver.param_groups[0]["lr"] = sgd_schedule(step, steps, warmup_epochs * per_epoch, batch_size)
-        with torch.no_grad():
-            x = encoder(finish(batch, [view])[0]["image"].to(device)).float()
-        loss = F.cross_entropy(head(x), batch["label"].to(device), label_smoothing=0.1)
-        solver.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(head.parameters(), 5.0)
-        solver.step()
-        if progress is not None:
-            progress(step + 1, steps)
-    with torch.no_grad():
-        return head(test.to(device)).argmax(1).cpu()

@@ -10,12 +10,11 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from tacit import encoders, evaluation
 from tacit.data import open_source
-from tacit.errors import DataError, Unknown
+from tacit.errors import DataError, Unknown, UsageError
 from tacit.evaluation import intervals, label_free
 from tacit.evaluation.evaluate import random_twin
-from tacit.evaluation.few_shot import few_shot
-from tacit.evaluation.knn import knn_predict
-from tacit.evaluation.linear import fit_logistic, linear_sgd, logistic, sgd_schedule, stratified
+from tacit.evaluation.knn import knn_predict, knn_sweep, vote
+from tacit.evaluation.linear import fit_logistic, logistic, stratified
 
 
 def clouds(count: int = 300, classes: int = 3, width: int = 8, seed: int = 0, apart: float = 2.0):
@@ -48,6 +47,27 @@ def test_knn_does_not_depend_on_its_blocks_and_copes_with_small_banks():
     assert torch.equal(whole, knn_predict(bank, y, query, k=100, classes=3, block=7))
 
 
+def test_one_vote_each_agrees_with_scikit_learn_and_ties_go_to_the_nearer():
+    (bank, y), (query, _) = clouds(), clouds(80, seed=1)
+    unit = torch.nn.functional.normalize
+    theirs = KNeighborsClassifier(7).fit(unit(bank, dim=1).numpy(), y.numpy())
+    shares = theirs.predict_proba(unit(query, dim=1).numpy())
+    clear = (np.sort(shares, axis=1)[:, -1] - np.sort(shares, axis=1)[:, -2]) > 0
+    ours = knn_predict(bank, y, query, k=7, classes=3, temperature=None).numpy()
+    assert (ours[clear] == shares.argmax(1)[clear]).all()
+    assert clear.sum() > 60
+    similarity, labels = torch.tensor([[0.9, 0.8, 0.7, 0.6]]), torch.tensor([[2, 0, 0, 2]])
+    assert int(vote(similarity, labels, classes=3, temperature=None)) == 2
+    assert int(vote(similarity, labels[:, [1, 0, 3, 2]], classes=3, temperature=None)) == 0
+
+
+def test_several_k_are_each_what_it_is_alone():
+    (bank, y), (query, _) = clouds(60), clouds(50, seed=1)
+    found = knn_sweep(bank, y, query, ks=(1, 5, 20), classes=3)
+    for k, predicted in found.items():
+        assert torch.equal(predicted, knn_predict(bank, y, query, k=k, classes=3))
+
+
 def test_logistic_regression_finds_scikit_learns_optimum():
     x, y = clouds(apart=0.5)
     strength = 1e-2
@@ -72,34 +92,6 @@ def test_held_out_parts_keep_every_class_on_both_sides():
     first, second = stratified(y, 0.2, seed=0)
     assert sorted([*first, *second]) == list(range(62))
     assert np.bincount(y[second]).tolist() == [10, 2, 1]
-
-
-def test_few_shot_draws_and_refuses():
-    (x, y), (x_test, y_test) = clouds(), clouds(100, seed=1)
-    scores = few_shot(x, y, x_test, y_test, classes=3, shots=5, draws=4)
-    assert scores.shape == (4,)
-    assert scores.min() > 0.8
-    assert np.array_equal(scores, few_shot(x, y, x_test, y_test, classes=3, shots=5, draws=4))
-    with pytest.raises(DataError, match="200-shot needs 200 training records of every class"):
-        few_shot(x, y, x_test, y_test, classes=3, shots=200)
-
-
-@pytest.mark.parametrize(("step", "rate"), [(0, 5e-7), (500, 1.0), (5000, 0.5 * (1 + 5e-6)), (10000, 5e-6)])
-def test_the_rates_of_the_published_probe(step, rate):
-    assert sgd_schedule(step, 10_000, 500, 512) == pytest.approx(rate, rel=7e-3)
-    assert sgd_schedule(step, 10_000, 500, 128) == pytest.approx(sgd_schedule(step, 10_000, 500, 512) / 4)
-
-
-def test_the_sgd_probe_leaves_the_encoder_alone_and_learns(digits):
-    torch.manual_seed(0)
-    encoder = encoders.build("vit_mini", size=16, patch=8, drop_path=0.2)
-    before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    source = open_source(digits)
-    found = evaluation.features(encoder, source)
-    predicted = linear_sgd(encoder, source, found.x, classes=10, epochs=12, batch_size=64)
-    assert not encoder.training
-    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
-    assert (predicted == found.y).float().mean() > 0.3
 
 
 def test_intervals_hold_what_they_should():
@@ -145,9 +137,42 @@ def test_scores_come_with_baselines_and_intervals(encoder, digits):
         assert row["low"] <= row["value"] <= row["high"]
     raw = {r["protocol"]: r["value"] for r in rows if r["of"] == "raw-input"}
     assert raw["knn"] > 0.8
+    records = result.pop("records")
+    for row in rows:
+        kept = records[f"{row['of']}/{row['protocol']}"]
+        assert kept.shape == (row["n"],)
+        assert kept.mean() == pytest.approx(row["value"])
     json.dumps(result)
     assert "a fifth of each class" in result["split"]
     assert rows == evaluation.evaluate(encoder, open_source(digits), None, ["few_shot", "knn", "linear"])["results"]
+
+
+def test_protocols_take_options_and_refuse_others(encoder, digits, tmp_path):
+    specs = ["knn:k=1/5:vote=majority:feature=cls_mean", "percent:share=10/50:draws=2:classifier=prototypes"]
+    result = evaluation.evaluate(encoder, open_source(digits), None, specs, baselines=False)
+    assert [(r["protocol"], r["settings"].get("feature")) for r in result["results"]] == [
+        ("knn:k=1", "cls_mean"), ("knn:k=5", "cls_mean"),
+        ("percent:share=10", "pooled"), ("percent:share=50", "pooled"),
+    ]  # fmt: skip
+    path = evaluation.store(tmp_path, result)
+    with np.load(path.with_suffix(".npz")) as kept:
+        assert set(kept) == {f"run/{r['protocol']}" for r in result["results"]}
+    for spec, said in (
+        ("knn:kk=3", "option of knn 'kk'"), ("knn:k=a", "numbers like"), ("knn:k=0", "must be above 0"),
+        ("linear:feature=clss", "feature 'clss'"), ("knn:vote=loud", "vote 'loud'"),
+        ("few_shot:classifier=x", "classifier 'x'"), ("linear_sgd:preset=mobi", "preset 'mobi'.*'moby'"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=said):
+            evaluation.evaluate(encoder, open_source(digits), None, [spec], baselines=False)
+
+
+def test_the_split_is_known_by_its_hash(encoder, digits, tmp_path):
+    def of(train, test=None, seed=0):
+        return evaluation.evaluate(encoder, train, test, ["knn"], seed=seed, baselines=False)["split_hash"]
+
+    source = open_source(digits)
+    assert of(source) == of(open_source(digits))
+    assert len({of(source), of(source, seed=1), of(source, source), of(source.select(np.arange(150)))}) == 4
 
 
 def test_the_random_twin_is_the_same_architecture_drawn_afresh(encoder):

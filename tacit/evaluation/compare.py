@@ -1,0 +1,103 @@
+"""Several encoders on the same test records: scores side by side, paired differences, ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tacit.errors import UsageError
+from tacit.evaluation.paired import average_ranks, holm, mcnemar, paired_bootstrap, sign_flip_test
+from tacit.evaluation.protocols import PROTOCOLS, options_of
+
+
+def compare(results: dict[str, dict[str, Any]], *, seed: int = 0) -> dict[str, Any]:
+    """What `evaluate` said of each encoder, by name, on one split; protocols that all of them have.
+
+    Returns:
+        `{"split", "split_hash", "n", "scores": [{"encoder", "protocol", "metric", "value", "low", "high", "n",
+        "settings", "inputs"}], "differences": [{"protocol", "a", "b", "difference", "low", "high", "p", "p_holm"}],
+        "ranks": {encoder: mean rank over the protocols, 1 is best}}`. Differences are of the best encoder to every
+        other; their interval is the paired bootstrap's, p McNemar's exact test where records are right or wrong, and
+        the paired sign-flip test where they are shares; p_holm is corrected for all differences of the table.
+
+    Raises:
+        UsageError: fewer than two encoders, other splits, other settings, or no protocol in common.
+    """
+    if len(results) < 2:
+        raise UsageError("A comparison needs two encoders or more.")
+    _same_split(results)
+    scores = {
+        name: {r["protocol"]: r for r in result["results"] if r["of"] == "run"} for name, result in results.items()
+    }
+    shared = [p for p in next(iter(scores.values())) if all(p in of for of in scores.values())]
+    if not shared:
+        had = "; ".join(f"{name}: {', '.join(of) or 'none'}" for name, of in scores.items())
+        raise UsageError(f"No protocol was run on all of these ({had}). Give --data to run the same on each.")
+    rows, differences = [], []
+    for protocol in shared:
+        _same_settings(protocol, {name: of[protocol] for name, of in scores.items()})
+        best = max(scores, key=lambda name: scores[name][protocol]["value"])
+        for name, of in scores.items():
+            rows.append({"encoder": name, **of[protocol], "inputs": results[name].get("inputs")})
+            if name != best:
+                a, b = (results[n].get("records", {}).get(f"run/{protocol}") for n in (best, name))
+                if a is not None and b is not None:
+                    differences.append({"protocol": protocol, "a": best, "b": name, **_difference(a, b, seed)})
+    for row, p in zip(differences, holm([d["p"] for d in differences]) if differences else (), strict=True):
+        row["p_holm"] = float(p)
+    table = np.array([[scores[name][p]["value"] for name in scores] for p in shared])
+    first = next(iter(results.values()))
+    return {
+        "split": first["split"],
+        "split_hash": first["split_hash"],
+        "seed": first["seed"],
+        "scores": rows,
+        "differences": differences,
+        "ranks": dict(zip(scores, (float(r) for r in average_ranks(table)), strict=True)),
+    }
+
+
+def latest(evaluations: Sequence[dict[str, Any]], split_hash: str | None = None) -> dict[str, Any] | None:
+    """The newest score of every protocol among results of one split, as one result; of the newest split by default."""
+    usable = [e for e in evaluations if e.get("split_hash") and split_hash in (None, e["split_hash"])]
+    if not usable:
+        return None
+    usable = [e for e in usable if e["split_hash"] == usable[-1]["split_hash"]]
+    newest: dict[str, Any] = {}
+    records: dict[str, np.ndarray] = {}
+    for evaluation in usable:
+        newest |= {r["protocol"]: r for r in evaluation["results"] if r["of"] == "run"}
+        records |= evaluation.get("records", {})
+    return {**usable[-1], "results": list(newest.values()), "records": records}
+
+
+def _difference(a: np.ndarray, b: np.ndarray, seed: int) -> dict[str, float]:
+    gain, low, high = paired_bootstrap(a, b, seed=seed)
+    binary = a.dtype == bool and b.dtype == bool
+    p = mcnemar(a, b)[0] if binary else sign_flip_test(a, b, seed=seed)
+    return {"difference": gain, "low": low, "high": high, "p": p, "test": "mcnemar" if binary else "sign flips"}
+
+
+def _same_split(results: dict[str, dict[str, Any]]) -> None:
+    of = {name: result["split_hash"] for name, result in results.items()}
+    if len(set(of.values())) > 1:
+        said = "; ".join(
+            f"{name}: {value} ({results[name]['data']}, {results[name]['split']})" for name, value in of.items()
+        )
+        raise UsageError(f"These were scored on different splits, which cannot be compared ({said}). Give --data.")
+
+
+def _same_settings(protocol: str, scores: dict[str, dict[str, Any]]) -> None:
+    """What a user chose must be equal; what a protocol chose for an encoder (a strength, a rate) may differ."""
+    free = {"lr", "feature"} if protocol.startswith("linear_sgd") else set()
+    options = set(options_of(protocol.partition(":")[0])) - free if protocol.partition(":")[0] in PROTOCOLS else set()
+    chosen = {name: {k: v for k, v in s["settings"].items() if k in options} for name, s in scores.items()}
+    first, *others = chosen
+    for name in others:
+        if chosen[name] != chosen[first]:
+            raise UsageError(
+                f"{protocol} was run with other settings on {name} ({chosen[name]}) than on {first} ({chosen[first]}). "
+                "Give --data to run the same on each."
+            )

@@ -1,0 +1,105 @@
+"""Comparisons: the same records for all, differences with intervals, and tables that say what they are of."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+import pytest
+import torch
+
+import tacit
+from tacit import encoders, evaluation
+from tacit.errors import UsageError
+from tacit.evaluation import tables
+
+
+def result(right: np.ndarray, split: str = "abc", **settings) -> dict:
+    score = {
+        "protocol": "knn", "metric": "top1", "value": float(right.mean()), "low": 0.1, "high": 0.9, "n": len(right),
+        "of": "run", "settings": {"k": 20, **settings},
+    }  # fmt: skip
+    inputs = {"size": 32, "crop": 1.0, "interpolation": "bilinear"}
+    return {
+        "split": "test set", "split_hash": split, "seed": 0, "data": "d", "inputs": inputs, "results": [score],
+        "records": {"run/knn": right},
+    }  # fmt: skip
+
+
+RIGHT = np.arange(200) < 150
+WORSE = np.arange(200) < 120
+
+
+def test_differences_are_of_the_same_records():
+    found = evaluation.compare({"a": result(WORSE), "b": result(RIGHT), "c": result(RIGHT)})
+    assert found["ranks"] == {"a": 3.0, "b": 1.5, "c": 1.5}
+    of_a, of_c = (next(d for d in found["differences"] if d["b"] == name) for name in "ac")
+    assert of_a["a"] == "b"
+    assert of_a["difference"] == pytest.approx(0.15)
+    assert 0.09 < of_a["low"] < 0.15 < of_a["high"] < 0.21
+    assert of_a["p"] == pytest.approx(2 * 0.5**30)
+    assert of_a["p_holm"] == pytest.approx(2 * of_a["p"])
+    assert of_c["difference"] == of_c["low"] == of_c["high"] == 0
+    assert of_c["p_holm"] == 1
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"b": result(RIGHT, split="xyz")}, "different splits.*abc.*xyz"),
+        ({"b": result(RIGHT, k=10)}, "other settings on b"),
+        ({"b": {**result(RIGHT), "results": []}}, "No protocol was run on all.*b: none"),
+        ({}, "two encoders"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(other, said):
+    with pytest.raises(UsageError, match=said):
+        evaluation.compare({"a": result(WORSE), **other})
+
+
+def test_every_table_says_split_seed_and_inputs_and_escapes_names():
+    found = evaluation.compare({"a|<b>": result(WORSE), "c_d&": result(RIGHT)})
+    md, page, tex = tables.markdown(found), tables.html_page(found), tables.latex(found)
+    for text in (md, page, tex):
+        assert "split abc" in text
+        assert "seed 0" in text
+        assert "200 test records" in text
+        assert "32 px, crop 1, bilinear" in text
+    assert "a\\|<b>" in md
+    assert "a|&lt;b&gt;" in page
+    assert "<b>" not in page
+    assert "c\\_d\\&" in tex
+    body = list(csv.DictReader(io.StringIO(tables.comma(found))))
+    assert [row["encoder"] for row in body] == ["c_d&", "a|<b>"]
+    assert [row["to the best"] for row in body] == ["", "-15.0"]
+
+
+def test_encoders_are_compared_on_data_and_from_what_runs_hold(digits, tmp_path, monkeypatch):
+    for i, name in enumerate(("one", "two")):
+        torch.manual_seed(i)
+        encoders.save(encoders.build("vit_mini", size=16, patch=8), tmp_path / name)
+    runs = [str(tmp_path / "one"), str(tmp_path / "two")]
+    found = tacit.compare(runs, digits, protocol="knn,few_shot", out=tmp_path / "t.md")
+    assert {s["protocol"] for s in found["scores"]} == {"knn", "few_shot"}
+    assert {d["test"] for d in found["differences"]} == {"mcnemar", "sign flips"}
+    assert (tmp_path / "t.md").read_text().count("\n| ") == 4
+    with pytest.raises(UsageError, match="no stored scores"):
+        tacit.compare(runs)
+    with pytest.raises(UsageError, match=r"\.tex"):
+        tacit.compare(runs, digits, out=tmp_path / "t.xlsx")
+    both = tacit.compare([runs[0], runs[0]], digits, protocol="knn")
+    assert both["differences"][0]["difference"] == 0
+    assert len(both["ranks"]) == 2
+
+
+def test_the_latest_scores_of_one_split_are_taken_together(tmp_path):
+    old, new = result(WORSE), result(RIGHT)
+    linear = {**new, "results": [{**new["results"][0], "protocol": "linear"}], "records": {"run/linear": RIGHT}}
+    for kept in (result(RIGHT, split="old"), old, new, linear):
+        evaluation.store(tmp_path, kept)
+    found = evaluation.latest(evaluation.stored(tmp_path))
+    assert {r["protocol"]: r["value"] for r in found["results"]} == {"knn": 0.75, "linear": 0.75}
+    assert set(found["records"]) == {"run/knn", "run/linear"}
+    assert found["records"]["run/knn"].dtype == bool
+    assert evaluation.latest([]) is None

@@ -1,0 +1,101 @@
+"""Few labels: draws that are nested and exact, classifiers at closed forms, and the saving of labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestCentroid
+
+from tacit.errors import DataError
+from tacit.evaluation import low_shot
+from tests.evaluation.test_protocols import clouds
+
+LABELS = np.array([0] * 50 + [1] * 30 + [2] * 20)
+
+
+def test_shots_are_exact_nested_and_drawn_anew():
+    five = low_shot.draw_shots(LABELS, 5, 4, classes=3)
+    for rows in five:
+        assert np.bincount(LABELS[rows]).tolist() == [5, 5, 5]
+        assert len(set(rows)) == 15
+    assert not np.array_equal(five[0], five[1])
+    two = low_shot.draw_shots(LABELS, 2, 4, classes=3)
+    assert all(set(a) < set(b) for a, b in zip(two, five, strict=True))
+    assert np.array_equal(five[3], low_shot.draw_shots(LABELS, 5, 4, classes=3)[3])
+    with pytest.raises(DataError, match="class 2 has 20"):
+        low_shot.draw_shots(LABELS, 21, 1, classes=3)
+
+
+def test_shares_hold_at_least_one_of_every_class():
+    (rows,) = low_shot.draw_share(LABELS, 0.01, 1, classes=3)
+    assert np.bincount(LABELS[rows]).tolist() == [1, 1, 1]
+    (tenth,) = low_shot.draw_share(LABELS, 0.1, 1, classes=3)
+    assert np.bincount(LABELS[tenth]).tolist() == [5, 3, 2]
+    assert set(rows) < set(tenth)
+
+
+def test_budgets_are_nested_and_in_proportion():
+    small, large = (low_shot.draw_budget(LABELS, n, 2, classes=3) for n in (10, 50))
+    assert all(set(a) < set(b) for a, b in zip(small, large, strict=True))
+    assert np.abs(np.bincount(LABELS[large[0]]) - [25, 15, 10]).max() <= 1
+    (least,) = low_shot.draw_budget(LABELS, 3, 1, classes=3)
+    assert sorted(LABELS[least]) == [0, 1, 2]
+    with pytest.raises(DataError, match=r"from 3 .* to 100"):
+        low_shot.draw_budget(LABELS, 101, 1, classes=3)
+
+
+def test_the_strength_is_swept_on_the_labels_alone_and_agrees_with_scikit_learn():
+    (x, y), (x_test, y_test) = clouds(60, apart=0.8), clouds(200, seed=1, apart=0.8)
+    predicted, strength = low_shot.logistic_few(x, y, x_test, classes=3)
+    assert (predicted == y_test).float().mean() > 0.6
+    assert strength == low_shot.logistic_few(x, y, x_test * 50, classes=3)[1]
+    mean, std = x.mean(0), x.std(0, correction=0)
+    theirs = LogisticRegression(C=1 / (strength * len(x)), tol=1e-8, max_iter=2000).fit(((x - mean) / std).numpy(), y)
+    assert (theirs.predict(((x_test - mean) / std).numpy()) == predicted.numpy()).mean() > 0.99
+    one = torch.tensor([int((y == c).nonzero()[0]) for c in range(3)])
+    assert low_shot.logistic_few(x[one], y[one], x_test, classes=3)[1] == low_shot.ALONE
+
+
+def test_prototypes_are_the_nearest_class_means():
+    (x, y), (x_test, _) = clouds(90), clouds(100, seed=1)
+    ours = low_shot.prototypes(x, y, x_test, classes=3)
+    unit = lambda f: torch.nn.functional.normalize(f - x.mean(0), dim=1).numpy()  # noqa: E731
+    theirs = NearestCentroid().fit(unit(x), y.numpy()).predict(unit(x_test))
+    assert (ours.numpy() == theirs).all()
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(ours, low_shot.prototypes(x[order], y[order], x_test, classes=3))
+    axes = torch.eye(4).repeat_interleave(10, 0) + 0.01 * torch.randn(40, 4)
+    labels = torch.arange(4).repeat_interleave(10)
+    assert torch.equal(low_shot.prototypes(axes, labels, axes, classes=4), labels)
+
+
+def test_msns_probe_does_not_see_shifts_and_scales_of_a_vector():
+    (x, y), (x_test, _) = clouds(90), clouds(100, seed=1)
+    ours = low_shot.msn(x, y, x_test, classes=3)
+    assert torch.equal(ours, low_shot.msn(3 * x + 7, y, x_test - 5, classes=3))
+    x_unit = torch.nn.functional.normalize(x - x.mean(1, keepdim=True), dim=1)
+    test_unit = torch.nn.functional.normalize(x_test - x_test.mean(1, keepdim=True), dim=1)
+    theirs = LogisticRegression(C=1 / 0.0025, fit_intercept=False, max_iter=3000).fit(x_unit.numpy(), y.numpy())
+    assert (theirs.predict(test_unit.numpy()) == ours.numpy()).mean() > 0.97
+
+
+def test_features_that_say_nothing_give_chance():
+    (x, y), (x_test, y_test) = clouds(300, apart=0), clouds(900, seed=1, apart=0)
+    for predicted in (low_shot.logistic_few(x, y, x_test, classes=3)[0], low_shot.prototypes(x, y, x_test, classes=3)):
+        assert abs(float((predicted == y_test).float().mean()) - 1 / 3) < 0.06
+
+
+def test_the_saving_of_labels_on_curves_that_are_known():
+    budgets = [30, 60, 120, 250, 500, 1000, 2000, 5000, 10_000, 40_000]
+    before = [1 - 0.5 * n**-0.3 for n in budgets]
+    after = [1 - 0.5 * (10 * n) ** -0.3 for n in budgets]
+    target = 1 - 0.5 * 5000**-0.3
+    assert low_shot.labels_needed(budgets, before, target) == pytest.approx(5000)
+    assert low_shot.saving(budgets, before, after, target) == pytest.approx(10, rel=0.01)
+    assert low_shot.labels_needed(budgets, before, 0.9999) == float("inf")
+    assert np.isnan(low_shot.saving(budgets, before, before, 0.9999))
+    assert low_shot.labels_needed(budgets, before, 0.1) == 30
+    with pytest.raises(DataError, match="budgets that rise"):
+        low_shot.labels_needed([2, 1], [0, 1], 0.5)
