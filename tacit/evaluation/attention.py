@@ -6,9 +6,9 @@ import torch
 from timm.models.vision_transformer import Attention, VisionTransformer
 from torch import Tensor
 
-from tacit.encoders import Encoder
+from tacit.encoders import Encoder, any_size, refused, step
 from tacit.errors import DataError, UsageError
-from tacit.evaluation.video import at_size, nearest
+from tacit.evaluation.video import nearest
 
 
 @torch.no_grad()
@@ -28,21 +28,24 @@ def cls_attention(encoder: Encoder, images: Tensor) -> Tensor:
         raise UsageError(
             f"{encoder.name} has no class token whose attention could be shown. Choose a ViT: vit_mini or deit_small."
         )
-    model = at_size(encoder.eval(), *images.shape[2:])
+    model = any_size(encoder).eval()
     module = getattr(model.trunk.blocks[-1], "attn", None)
     if not isinstance(module, Attention):
         raise UsageError(f"The last block of {encoder.name} has no plain self-attention. Choose an ordinary ViT.")
     found: list[Tensor] = []
     # timm's fused attention never holds the weights, so they are computed again from what the module was given.
     handle = module.register_forward_pre_hook(lambda module, inputs: found.append(_first_row(module, inputs[0])))
+    x = encoder.inputs.prepare(images.to(next(model.parameters()).device))
     try:
-        model.trunk.forward_features(encoder.inputs.prepare(images.to(next(model.parameters()).device)))
+        model.trunk.forward_features(x)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise refused(encoder, x, error) from error
     finally:
         handle.remove()
     patches = found[0][:, :, model.trunk.num_prefix_tokens :]
     if not torch.isfinite(patches).all():
         raise DataError(f"The attention of {encoder.name} is not numbers: the encoder is broken.")
-    return patches.unflatten(2, model.trunk.patch_embed.grid_size)
+    return patches.unflatten(2, tuple(side // step(encoder) for side in images.shape[2:]))
 
 
 def _first_row(module: Attention, x: Tensor) -> Tensor:

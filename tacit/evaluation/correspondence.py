@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tacit.data import Source
-from tacit.encoders import Encoder
+from tacit.encoders import Encoder, token_grid
 from tacit.errors import DataError, UsageError
-from tacit.evaluation.video import token_grid
 from tacit.views import Crop, Inputs, Plain, rng
 
 JITTER = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation, hue, with chance 0.8, as in EsViT's analysis

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +12,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from scipy import ndimage
-from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 
 from tacit.data import Cut, Picture
-from tacit.encoders import Encoder
+from tacit.encoders import Encoder, any_size, token_grid
 from tacit.errors import BadRecord, DataError, UsageError
+from tacit.evaluation.regions import boundary_f, region_j, statistics
 
 VOID = 255  # of the palette: neither object nor background; DAVIS counts it as background here
 Tokens = Callable[[Tensor], Tensor]  # an image [C, H, W], uint8 or float in [0, 1] -> patch features [h, w, D]
@@ -175,55 +171,6 @@ def nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x[..., rows.to(x.device).view(-1, 1), columns.to(x.device)]
 
 
-def region_j(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Jaccard index [T] of masks [T, H, W] bool; 1 where both are empty."""
-    predicted, truth = _pair(predicted, truth)
-    union = (predicted | truth).sum((1, 2))
-    return np.where(union, (predicted & truth).sum((1, 2)) / np.maximum(union, 1), 1.0)
-
-
-def boundary_f(predicted: np.ndarray, truth: np.ndarray, bound: float = 0.008) -> np.ndarray:
-    """F-measure [T] of the outlines of masks [T, H, W] bool (Perazzi et al. 2016, section 5).
-
-    An outline's pixel is met when the other outline passes within a disk of `bound` times the image's diagonal, rounded
-    up; a `bound` of at least 1 is in pixels. F is 1 where both are empty and 0 where one is.
-    """
-    predicted, truth = _pair(predicted, truth)
-    disk = bound if bound >= 1 else math.ceil(bound * math.hypot(*truth.shape[1:]))
-    return np.array([_f(outline(p), outline(t), disk) for p, t in zip(predicted, truth, strict=True)])
-
-
-def _f(predicted: np.ndarray, truth: np.ndarray, disk: float) -> float:
-    if not predicted.any() or not truth.any():
-        return float(predicted.any() == truth.any())
-    # Dilation by a disk is distance within its radius; outside the box of both outlines nothing is counted.
-    box = ndimage.find_objects((predicted | truth).astype(np.uint8))[0]
-    predicted, truth = predicted[box], truth[box]
-    precision = (ndimage.distance_transform_edt(~truth)[predicted] <= disk).mean()
-    recall = (ndimage.distance_transform_edt(~predicted)[truth] <= disk).mean()
-    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
-
-
-def outline(mask: np.ndarray) -> np.ndarray:
-    """Pixels of [H, W] that differ from the one to the right, below, or right below; the border's are not outlines."""
-    padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
-    return (mask != padded[:-1, 1:]) | (mask != padded[1:, :-1]) | (mask != padded[1:, 1:])
-
-
-def _pair(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    predicted, truth = np.asarray(predicted, dtype=bool), np.asarray(truth, dtype=bool)
-    if predicted.shape != truth.shape or truth.ndim != 3 or not len(truth):
-        raise DataError(f"Masks [T, H, W] must agree; predicted {predicted.shape}, true {truth.shape}.")
-    return predicted, truth
-
-
-def statistics(values: np.ndarray) -> tuple[float, float, float]:
-    """(mean, recall, decay) of an object's values [T]: recall is the share over 0.5, decay first less last quarter."""
-    edges = np.floor(np.linspace(0, len(values) - 1, 5) + 0.5 + 1e-10).astype(int)  # quarters share their edges
-    decay = values[: edges[1] + 1].mean() - values[edges[3] :].mean()
-    return float(values.mean()), float((values > 0.5).mean()), float(decay)
-
-
 def summary(tracked: Sequence[Tracked]) -> dict[str, np.ndarray]:
     """Values [objects] under "jf_mean", "j_mean", "j_recall", "j_decay", "f_mean", …; their means are DAVIS's."""
     if not tracked:
@@ -309,63 +256,11 @@ def davis_scores(
 def encoder_tokens(encoder: Encoder, device: torch.device | str | None = None) -> Tokens:
     """A function of images [C, H, W] of any size the encoder can take: its patch tokens [h, w, D], in eval mode."""
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    encoder = encoder.to(device).eval()
-    sized = lru_cache(maxsize=2)(lambda height, width: at_size(encoder, height, width))  # a copy for each size
+    sized = any_size(encoder, mask_padding=False).to(device).eval()
 
     @torch.no_grad()
     def tokens(image: Tensor) -> Tensor:
         x = encoder.inputs.prepare(image.unsqueeze(0).to(device))
-        return token_grid(sized(*x.shape[2:]), x)[0]
+        return token_grid(sized, x)[0].float()
 
     return tokens
-
-
-def token_grid(encoder: Encoder, x: Tensor) -> Tensor:
-    """Patch tokens of prepared inputs [B, C, H, W] where they lie: [B, h, w, D] float32; cells are square."""
-    y = encoder.tokens(x).float()
-    h = round(math.sqrt(y.shape[1] * x.shape[2] / x.shape[3]))
-    w = y.shape[1] // max(h, 1)
-    if h * w != y.shape[1]:
-        raise UsageError(
-            f"{encoder.name} gives {y.shape[1]} tokens for {x.shape[2]} x {x.shape[3]} pixels, which form no grid. "
-            "Choose sides that are multiples of its stride."
-        )
-    return y.unflatten(1, (h, w))
-
-
-def at_size(encoder: Encoder, height: int, width: int) -> Encoder:
-    """`encoder` for inputs of height x width: itself where it can, or a copy with the same weights.
-
-    Position embeddings are interpolated (bicubic). A Swin keeps its windows; where they do not fill a grid it is padded
-    and the padding attended to, as EsViT does.
-
-    Raises:
-        UsageError: sides that are no multiples of the patch, or an architecture tied to the size it was built for.
-    """
-    side = encoder.inputs.size
-    if (height, width) == (side, side):
-        return encoder
-    patch = getattr(getattr(encoder.trunk, "patch_embed", None), "patch_size", None) or (1, 1)
-    if height % patch[0] or width % patch[1]:
-        near = [max(n // p, 1) * p for n, p in zip((height, width), patch, strict=True)]
-        raise UsageError(
-            f"{height} x {width} pixels are no multiples of the {patch[0]} x {patch[1]} patches of {encoder.name}. "
-            f"Choose for example {near[0]} x {near[1]}."
-        )
-    if not hasattr(encoder.trunk, "set_input_size"):
-        if "img_size" not in encoder.kwargs:
-            return encoder  # convolutions take any size
-        raise UsageError(
-            f"{encoder.name} was built for {side} x {side} pixels and cannot take {height} x {width}: its positions "
-            f"are tied to that size. Choose a ViT or a Swin, or work at {side} x {side}."
-        )
-    other = copy.deepcopy(encoder)
-    if not isinstance(other.trunk, SwinTransformer):
-        other.trunk.set_input_size(img_size=(height, width))
-        return other
-    other.trunk.patch_embed.set_input_size(img_size=(height, width))
-    for number, stage in enumerate(other.trunk.layers):  # timm's own method would change the windows with the grid
-        scale = 2 ** max(number - 1, 0)
-        grid = tuple(-(-side // scale) for side in other.trunk.patch_embed.grid_size)
-        stage.set_input_size(feat_size=grid, window_size=stage.blocks[0].window_size)
-    return other

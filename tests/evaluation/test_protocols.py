@@ -128,7 +128,7 @@ def encoder() -> encoders.Encoder:
 
 
 def test_scores_come_with_baselines_and_intervals(encoder, digits):
-    result = evaluation.evaluate(encoder, open_source(digits), None, ["few_shot", "knn", "linear"])
+    result = evaluation.evaluate(encoder, open_source(digits), None, ["few_shot:draws=3", "knn", "linear"])
     rows = result["results"]
     assert [r["protocol"] for r in rows] == ["few_shot"] * 3 + ["knn"] * 3 + ["linear"] * 3
     assert {r["of"] for r in rows} == {"run", "random-init", "raw-input"}
@@ -144,7 +144,8 @@ def test_scores_come_with_baselines_and_intervals(encoder, digits):
         assert kept.mean() == pytest.approx(row["value"])
     json.dumps(result)
     assert "a fifth of each class" in result["split"]
-    assert rows == evaluation.evaluate(encoder, open_source(digits), None, ["few_shot", "knn", "linear"])["results"]
+    again = evaluation.evaluate(encoder, open_source(digits), None, ["few_shot:draws=3", "knn", "linear"])
+    assert rows == again["results"]
 
 
 def test_protocols_take_options_and_refuse_others(encoder, digits, tmp_path):

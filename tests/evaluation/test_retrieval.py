@@ -11,7 +11,8 @@ from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_prec
 
 from tacit.errors import DataError, Unknown, UsageError
 from tacit.evaluation import intervals
-from tacit.evaluation.retrieval import by_label, paired, rank, read_revisited, revisited, trapezoid_ap
+from tacit.evaluation.retrieval import by_label, paired, rank, trapezoid_ap
+from tacit.evaluation.revisited import read_revisited, revisited
 
 
 def clouds(count: int, classes: int = 4, width: int = 8, seed: int = 0):

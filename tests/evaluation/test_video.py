@@ -12,7 +12,8 @@ from tacit import encoders
 from tacit.encoders import Encoder
 from tacit.errors import DataError, UsageError
 from tacit.evaluation import intervals, video
-from tacit.evaluation.video import Tracked, at_size, boundary_f, outline, propagate, region_j, segment, statistics
+from tacit.evaluation.regions import boundary_f, outline, region_j, statistics
+from tacit.evaluation.video import Tracked, propagate, segment
 
 PATCH = 4
 
@@ -252,19 +253,6 @@ def test_an_encoder_scores_a_folder(tmp_path):
     assert told == [(1, 1)]
 
 
-def test_positions_are_interpolated_in_a_copy():
-    encoder = small(size=224, patch=16).eval()
-    before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    assert at_size(encoder, 224, 224) is encoder
-    other = at_size(encoder, 96, 96)
-    table = before["trunk.pos_embed"]
-    grid = table[:, 1:].view(1, 14, 14, -1).permute(0, 3, 1, 2)
-    expected = F.interpolate(grid, (6, 6), mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(other.trunk.pos_embed, torch.cat([table[:, :1], expected], dim=1))
-    assert [k for k, v in other.state_dict().items() if not torch.equal(v, before[k])] == ["trunk.pos_embed"]
-    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
-
-
 def test_tokens_lie_where_their_patches_lie():
     tokens = video.encoder_tokens(small(patch=8), "cpu")
     assert tokens(torch.zeros(3, 480, 832, dtype=torch.uint8)).shape == (60, 104, 16)
@@ -280,29 +268,6 @@ def test_tokens_lie_where_their_patches_lie():
     changed[:, 8:16, 40:48] = torch.rand(3, 8, 8)
     moved = (tokens(changed) - tokens(base)).norm(dim=2)
     assert divmod(int(moved.argmax()), 8) == (1, 5)
-
-
-def test_a_swin_keeps_its_weights_and_windows_at_another_size():
-    torch.manual_seed(0)
-    encoder = encoders.build("swin_mini", size=32).eval()
-    built = encoders.build("swin_mini", size=64).eval()
-    built.load_state_dict(encoder.state_dict())
-    x = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(at_size(encoder, 64, 64).tokens(x), built.tokens(x))
-        assert video.token_grid(at_size(encoder, 64, 128), torch.randn(2, 3, 64, 128)).shape == (2, 8, 16, 128)
-        assert video.token_grid(at_size(encoder, 40, 72), torch.randn(1, 3, 40, 72)).shape == (1, 5, 9, 128)  # padded
-
-
-def test_convolutions_take_any_size_and_what_cannot_be_resized_is_said():
-    resnet = encoders.build("resnet18", size=64).eval()
-    with torch.no_grad():
-        assert video.token_grid(at_size(resnet, 64, 160), torch.randn(1, 3, 64, 160)).shape == (1, 2, 5, 512)
-    with pytest.raises(UsageError, match=r"30 x 32 pixels are no multiples.*Choose for example 24 x 32"):
-        at_size(small(), 30, 32)
-    cait = encoders.build("cait_xxs24_224", size=32, depth=1)
-    with pytest.raises(UsageError, match=r"built for 32 x 32 pixels and cannot take 64 x 64"):
-        at_size(cait, 64, 64)
 
 
 def test_what_cannot_be_followed_is_said(tmp_path):

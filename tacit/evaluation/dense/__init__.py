@@ -7,7 +7,6 @@ from tacit.evaluation.dense.masks import IGNORE, Segmented
 from tacit.evaluation.dense.metrics import METRICS, confusion, iou, miou, paired_difference, with_intervals
 from tacit.evaluation.dense.patch_knn import PatchKnn
 from tacit.evaluation.dense.probe import PROTOCOLS, Segmentation, segment
-from tacit.evaluation.dense.sizes import any_size
 from tacit.evaluation.dense.upernet import UPerNet
 
 __all__ = [
@@ -22,7 +21,6 @@ __all__ = [
     "Segmentation",
     "Segmented",
     "UPerNet",
-    "any_size",
     "confusion",
     "finetune",
     "iou",

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from tacit import encoders
 from tacit.encoders import Encoder, set_drop_path
 from tacit.errors import BadSettings, RunFailed
-from tacit.evaluation.dense import sizes
 from tacit.evaluation.dense.crops import Crops
 from tacit.evaluation.dense.heads import pixel_loss
 from tacit.evaluation.dense.masks import Segmented
@@ -146,7 +146,7 @@ def finetune(
 
 
 def model_for(encoder: Encoder, classes: int, s: FineTune) -> UPerNet:
-    copied = sizes.any_size(encoder, mask_padding=s.mask_padding)
+    copied = encoders.any_size(encoder, mask_padding=s.mask_padding)
     set_drop_path(copied, 0.0 if s.frozen else s.drop_path)
     heads = {"channels": s.channels, "aux_channels": s.aux_channels, "scales": s.scales, "dropout": s.dropout}
     return UPerNet(copied, classes, frozen=s.frozen, **heads)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tacit import encoders
 from tacit.data import Cut
 from tacit.encoders import Encoder
 from tacit.errors import BadRecord, DataError, UsageError
-from tacit.evaluation.dense import sizes
+from tacit.evaluation.dense import maps
 from tacit.evaluation.dense.masks import Segmented
 
 MEMORY = 16 * 2**30  # bytes of features, beyond which somebody should choose a smaller size
@@ -45,16 +46,16 @@ def grids(
     """Features of every readable record as a whole, resized to size x size, the encoder in eval mode.
 
     Args:
-        encoder: as `sizes.any_size` makes it, where `size` is not its own.
-        levels: see `sizes.maps`.
+        encoder: as `encoders.any_size` makes it, where `size` is not its own.
+        levels: see `maps.maps`.
 
     Raises:
         UsageError: a size that the encoder cannot take, or more features than memory. DataError: nothing readable,
             features that are no numbers, or a mask with a value that is no class.
     """
-    if size % sizes.step(encoder):
-        near = max(size // sizes.step(encoder), 1) * sizes.step(encoder)
-        raise UsageError(f"size = {size}: {encoder.name} takes multiples of {sizes.step(encoder)}. Set size={near}.")
+    if size % encoders.step(encoder):
+        near = max(size // encoders.step(encoder), 1) * encoders.step(encoder)
+        raise UsageError(f"size = {size}: {encoder.name} takes multiples of {encoders.step(encoder)}. Set size={near}.")
     encoder = encoder.to(device).eval()
     loader = DataLoader(Resized(source, size), batch_size, num_workers=workers, collate_fn=list)
     xs, ys, index, bad, done = [], [], [], [], 0
@@ -65,7 +66,7 @@ def grids(
         if good:
             with torch.no_grad():
                 x = torch.from_numpy(np.stack([s["image"] for s in good])).permute(0, 3, 1, 2)
-                xs.append(sizes.maps(encoder, encoder.inputs.prepare(x.to(device)), levels).float().cpu())
+                xs.append(maps.maps(encoder, encoder.inputs.prepare(x.to(device)), levels).float().cpu())
             ys.append(torch.from_numpy(np.stack([s["mask"] for s in good])))
             index += [s["index"] for s in good]
             _check(xs[-1], [source.names[s["index"]] for s in good], len(source))

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from tacit import encoders
 from tacit.encoders import Encoder
 from tacit.errors import BadRecord, BadSettings, DataError, Unknown, UsageError
-from tacit.evaluation.dense import metrics, sizes
+from tacit.evaluation.dense import metrics
 from tacit.evaluation.dense.finetune import PRESETS, FineTune, check, finetune
 from tacit.evaluation.dense.grids import Grids, grids
 from tacit.evaluation.dense.heads import Linear, predict, swept, upsample
 from tacit.evaluation.dense.inference import segment_picture
 from tacit.evaluation.dense.masks import Segmented, check_same_classes
 from tacit.evaluation.dense.patch_knn import PatchKnn, build_bank, vote
-from tacit.evaluation.evaluate import Score
+from tacit.evaluation.task import Score
 from tacit.settings import problems, to_dict
 
 Progress = Callable[[int, int], None]
@@ -97,7 +98,7 @@ def _frozen(
     encoder: Encoder, train: Segmented, test: Segmented, s: Linear | PatchKnn, *, seed: int, **how: Any
 ) -> tuple[np.ndarray, list[int], list[tuple[str, str]], dict[str, Any]]:
     size = s.size or encoder.inputs.size
-    made = sizes.any_size(encoder)
+    made = encoders.any_size(encoder)
     first, second = (grids(made, part, size=size, levels=s.levels, **how) for part in (train, test))
     device, progress = how["device"], how["progress"]
     if isinstance(s, Linear):

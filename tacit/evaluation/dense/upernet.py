@@ -6,9 +6,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from tacit import encoders
 from tacit.encoders import Encoder
 from tacit.errors import UsageError
-from tacit.evaluation.dense import sizes
+from tacit.evaluation.dense import maps
 from tacit.evaluation.dense.heads import upsample
 
 
@@ -18,7 +19,7 @@ class UPerNet(nn.Module):
     `model(x)`: prepared images [B, C, H, W] of any size -> (logits [B, K, H, W], auxiliary logits of the same shape).
 
     Args:
-        encoder: as `sizes.any_size` makes it; its last norm is taken out, since no stage passes it.
+        encoder: as `encoders.any_size` makes it; its last norm is taken out, since no stage passes it.
         channels: of the pyramid; aux_channels: of the auxiliary head; scales: the bins of the pyramid pooling.
         frozen: the encoder stays as it is, in eval mode.
 
@@ -38,7 +39,7 @@ class UPerNet(nn.Module):
         frozen: bool = False,
     ):
         super().__init__()
-        self.encoder = sizes.without_norm(encoder).requires_grad_(not frozen)
+        self.encoder = maps.without_norm(encoder).requires_grad_(not frozen)
         self.frozen = frozen
         widths = _widths(encoder)
         plain = isinstance(encoder.trunk, VisionTransformer)
@@ -54,17 +55,17 @@ class UPerNet(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         height, width = x.shape[2:]
-        padded = sizes.pad(x, sizes.step(self.encoder))
-        levels = self.neck(sizes.stages(self.encoder, padded))
+        padded = encoders.pad(x, encoders.step(self.encoder))
+        levels = self.neck(maps.stages(self.encoder, padded))
         full = (upsample(logits, padded.shape[2:]) for logits in (self.head(levels), self.aux(levels[-2])))
         return tuple(logits[:, :, :height, :width] for logits in full)
 
 
 def _widths(encoder: Encoder) -> list[int]:
-    side = sizes.step(encoder) * -(-encoder.inputs.size // sizes.step(encoder))
+    side = encoders.step(encoder) * -(-encoder.inputs.size // encoders.step(encoder))
     device = next(encoder.parameters()).device
     with torch.no_grad():
-        found = sizes.stages(encoder.eval(), torch.zeros(1, encoder.inputs.channels, side, side, device=device))
+        found = maps.stages(encoder.eval(), torch.zeros(1, encoder.inputs.channels, side, side, device=device))
     if len(found) < 2:
         raise UsageError(f"{encoder.name} has one stage; UPerNet needs two or more, or a plain ViT.")
     return [f.shape[1] for f in found]

@@ -2,65 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
-import math
 from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Format, LayerNorm2d, PatchEmbed
-from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
+from timm.layers import LayerNorm2d
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from tacit.encoders import Encoder, set_drop_path
+from tacit.encoders import Encoder, any_size, set_drop_path
 from tacit.errors import UsageError
-
-
-def at_any_size(encoder: Encoder) -> Encoder:
-    """Let a Swin or a plain ViT run on images other than its own size, in place. Returns it.
-
-    A Swin keeps its windows and tables and makes its masks anew; a stage shifts its windows where its grid is larger
-    than one of them, also if it was not at the size of pre-training. A ViT interpolates its position embeddings
-    (bicubic). At its own size either does what it did before. Other trunks are left as they are.
-
-    Raises:
-        UsageError: a ViT whose patches are not a plain convolution.
-    """
-    trunk = encoder.trunk
-    if isinstance(trunk, SwinTransformer):
-        trunk.patch_embed.strict_img_size = False
-        for block in trunk.modules():
-            if isinstance(block, SwinTransformerBlock):
-                block.dynamic_mask = True
-                block.register_forward_pre_hook(_shift)
-    elif isinstance(trunk, VisionTransformer):
-        if type(trunk.patch_embed) is not PatchEmbed:
-            raise UsageError(
-                f"{encoder.name} cannot run at other sizes than its own: its patches are made by "
-                f"{type(trunk.patch_embed).__name__}. Take a Swin or a plain ViT."
-            )
-        trunk.dynamic_img_size = True
-        trunk.patch_embed.strict_img_size = False
-        trunk.patch_embed.flatten = False
-        trunk.patch_embed.output_fmt = Format.NHWC
-    return encoder
-
-
-def _shift(block: SwinTransformerBlock, args: tuple[Tensor, ...]) -> None:
-    grid, shifts = args[0].shape[1:3], any(block.target_shift_size)
-    block.shift_size = tuple(
-        w // 2 if shifts and g > w else 0 for g, w in zip(grid, block.window_size, strict=True)
-    )  # fmt: skip
 
 
 def maps_of(encoder: Encoder) -> tuple[list[int], list[int], int]:
     """Channels and strides of the stages a pyramid is built on, and the multiple that image sides are padded to.
 
-    For a Swin that multiple fills every stage with whole windows (224 for Swin-T), so that no padding made inside the
-    network takes part in attention. Of other hierarchical trunks the last four stages of stride 4 and more are taken.
+    That multiple is the last stride; a Swin pads inside to whole windows, as the official detection code does. Of other
+    hierarchical trunks the last four stages of stride 4 and more are taken.
 
     Raises:
         UsageError: a trunk without stages of growing stride, or of one fixed size.
@@ -81,11 +42,7 @@ def maps_of(encoder: Encoder) -> tuple[list[int], list[int], int]:
     if not isinstance(trunk, SwinTransformer):
         stages = [s for s in stages if s[1] >= 4][-4:]
     channels, strides = ([s[i] for s in stages] for i in (0, 1))
-    multiple = strides[-1]
-    if isinstance(trunk, SwinTransformer):
-        windows = [max(b.window_size) for layer in trunk.layers for b in layer.blocks[:1]]
-        multiple = math.lcm(*(s * w for s, w in zip(strides, windows, strict=True)))
-    return channels, strides, multiple
+    return channels, strides, strides[-1]
 
 
 class Pyramid(nn.Module):
@@ -103,7 +60,7 @@ class Pyramid(nn.Module):
     def __init__(self, encoder: Encoder, *, channels: int = 256, frozen: bool = False, drop_path: float = 0.0):
         super().__init__()
         widths, strides, self.multiple = maps_of(encoder)
-        self.encoder = set_drop_path(at_any_size(copy.deepcopy(encoder)), drop_path)
+        self.encoder = set_drop_path(any_size(encoder, mask_padding=False), drop_path)
         self.encoder.requires_grad_(not frozen)
         self.plain, self.frozen, self.out_channels = isinstance(encoder.trunk, VisionTransformer), frozen, channels
         self.wanted = 1 if self.plain else len(widths)

@@ -7,8 +7,9 @@ from torch import nn
 
 from tacit import encoders
 from tacit.data import Picture
+from tacit.encoders import any_size
 from tacit.errors import BadSettings, RunFailed
-from tacit.evaluation.dense import IGNORE, PRESETS, FineTune, UPerNet, any_size, finetune, open_segmentation
+from tacit.evaluation.dense import IGNORE, PRESETS, FineTune, UPerNet, finetune, open_segmentation
 from tacit.evaluation.dense.finetune import MULTI_SCALE, batches, learning_rate, model_for, optimiser
 from tacit.evaluation.dense.heads import pixel_loss
 from tacit.evaluation.dense.inference import segment_picture, tiled

@@ -1,11 +1,14 @@
+"""Encoders at other sizes than their own."""
+
 import pytest
 import torch
+import torch.nn.functional as F
 from timm.models.swin_transformer import WindowAttention
 from torchvision.models.swin_transformer import shifted_window_attention
 
 from tacit import encoders
+from tacit.encoders import any_size, pad, step, token_grid
 from tacit.errors import UsageError
-from tacit.evaluation.dense import any_size, sizes
 
 
 def images(*size):
@@ -86,31 +89,51 @@ def test_masked_padding_takes_no_part(swin):
     assert not torch.allclose(attended._attn(x), block._attn(x), atol=1e-3)
 
 
-def test_maps_have_the_grid_of_the_picture(swin, vit):
+def test_tokens_lie_on_the_grid_of_the_picture(swin, vit):
     tall = images(72, 36)
-    assert sizes.maps(any_size(swin), tall).shape == (2, 128, 9, 5)
-    assert sizes.maps(any_size(swin), tall, "all").shape == (2, 32 + 64 + 128, 36, 18)
-    assert sizes.maps(any_size(vit), tall).shape == (2, 128, 18, 9)
-    assert sizes.maps(any_size(vit), tall, "all").shape == (2, 4 * 128, 18, 9)
+    assert token_grid(any_size(swin), tall).shape == (2, 9, 5, 128)  # padded
+    assert token_grid(any_size(vit), tall).shape == (2, 18, 9, 128)
     x = images(32, 32)
-    expected = vit.tokens(x).transpose(1, 2).reshape(2, 128, 8, 8)
-    torch.testing.assert_close(sizes.maps(any_size(vit), x), expected, atol=1e-5, rtol=1e-5)
-    expected = swin.trunk.forward_features(x).permute(0, 3, 1, 2)
-    torch.testing.assert_close(sizes.maps(any_size(swin), x), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(token_grid(vit, x).flatten(1, 2), vit.tokens(x))
+    torch.testing.assert_close(token_grid(swin, x), swin.trunk.forward_features(x))
+    made = any_size(encoders.build("vit_mini", size=32, patch=8, depth=1))
+    assert token_grid(made, torch.zeros(1, 3, 480, 832)).shape == (1, 60, 104, 128)
 
 
-def test_convolutional_trunks_take_any_size_and_others_say_what_they_cannot():
+def test_positions_of_a_paper_sized_table_are_interpolated(vit):
+    encoder = encoders.build("vit_mini", size=224, patch=16, depth=1).eval()
+    table = encoder.trunk.pos_embed
+    seen = []
+    made = any_size(encoder)
+    made.trunk.norm_pre.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        made.trunk.patch_embed.proj.weight.zero_()
+        made.trunk.patch_embed.proj.bias.zero_()
+        made.trunk.cls_token.zero_()
+        made(torch.zeros(1, 3, 224, 224))
+        made(torch.zeros(1, 3, 96, 96))
+    assert torch.equal(seen[0], table)  # the stored table itself
+    grid = table[:, 1:].view(1, 14, 14, -1).permute(0, 3, 1, 2)
+    expected = F.interpolate(grid, (6, 6), mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(seen[1], torch.cat([table[:, :1], expected], dim=1))
+
+
+def test_convolutional_trunks_take_any_size_and_others_say_what_they_cannot(vit):
     resnet = any_size(encoders.build("resnet18", size=64).eval())
-    assert sizes.step(resnet) == 32
-    assert sizes.maps(resnet, images(96, 64)).shape == (2, 512, 3, 2)
+    assert step(resnet) == 32
+    assert token_grid(resnet, images(96, 64)).shape == (2, 3, 2, 512)
     fixed = any_size(encoders.build("mixer_s16_224", size=224).eval())
     with pytest.raises(UsageError, match=r"mixer_s16_224 cannot take images of 64 x 64.*set size=224"):
-        sizes.maps(fixed, images(64, 64))
+        token_grid(fixed, images(64, 64))
+    with pytest.raises(UsageError, match=r"cannot take images of 30 x 32.*divisible by patch size"):
+        token_grid(any_size(vit), images(30, 32))
+    with torch.device("meta"), pytest.raises(UsageError, match="HybridEmbed"):
+        any_size(encoders.build("vit_tiny_r_s16_p8_224", size=224, depth=1))
 
 
 def test_padding_is_right_and_below():
     x = torch.ones(1, 2, 5, 8)
-    padded = sizes.pad(x, 4)
+    padded = pad(x, 4)
     assert padded.shape == (1, 2, 8, 8)
     assert padded[..., :5, :].eq(1).all()
     assert padded[..., 5:, :].eq(0).all()

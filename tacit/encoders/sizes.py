@@ -6,15 +6,13 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Format
+from timm.layers import Format, PatchEmbed
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, window_partition, window_reverse
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
-from tacit.encoders import Encoder
+from tacit.encoders.encoder import Encoder
 from tacit.errors import UsageError
-
-LEVELS = ("last", "all")
 
 
 def any_size(encoder: Encoder, *, mask_padding: bool = True) -> Encoder:
@@ -22,15 +20,21 @@ def any_size(encoder: Encoder, *, mask_padding: bool = True) -> Encoder:
 
     A ViT's position embeddings are interpolated (bicubic) to the grid. A Swin keeps its windows and tables; grids that
     the windows do not fill are padded on the right and below, then shifted, as in the official detection and
-    segmentation code. Convolutional trunks take any size as they are.
+    segmentation code; at its own size it does what it did. Convolutional trunks take any size as they are.
 
     Args:
         mask_padding: padding takes no part in a Swin's attention, so that nothing a pre-training never saw does.
             False is the official code's way, where it does.
+
+    Raises:
+        UsageError: a ViT whose patches are not a plain convolution.
     """
     made = copy.deepcopy(encoder)
     trunk = made.trunk
-    if isinstance(trunk, VisionTransformer) and trunk.pos_embed is not None:
+    if isinstance(trunk, VisionTransformer):
+        if type(trunk.patch_embed) is not PatchEmbed:
+            kind = type(trunk.patch_embed).__name__
+            raise UsageError(f"{encoder.name} takes its own size only: its patches are made by {kind}.")
         trunk.dynamic_img_size = True
         trunk.patch_embed.strict_img_size = False
         trunk.patch_embed.flatten, trunk.patch_embed.output_fmt = False, Format.NHWC
@@ -55,52 +59,6 @@ def step(encoder: Encoder) -> int:
 def pad(x: Tensor, multiple: int) -> Tensor:
     """Zeros, the mean colour of prepared inputs, on the right and below, up to multiples."""
     return F.pad(x, (0, -x.shape[3] % multiple, 0, -x.shape[2] % multiple))
-
-
-def stages(encoder: Encoder, x: Tensor) -> list[Tensor]:
-    """`encoder.stages`, and in plain words what size cannot be."""
-    if "stages" not in encoder.can:
-        raise UsageError(f"{encoder.name} gives no maps of its stages. Take a ViT, a Swin or a convolutional encoder.")
-    try:
-        return encoder.stages(x)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise _refused(encoder, x, error) from error
-
-
-def maps(encoder: Encoder, x: Tensor, levels: str = "last") -> Tensor:
-    """Features on a grid [B, D, h, w].
-
-    Args:
-        x: prepared images whose sides are multiples of `step(encoder)`.
-        levels: "last": the tokens after the last norm (ViT, Swin), or the last stage. "all": the stages of a
-            hierarchical trunk, brought to the finest by bilinear upsampling, one above the other; the last four blocks
-            of a plain ViT.
-    """
-    if levels == "all":
-        found = stages(encoder, x)
-        found = found[-4:] if isinstance(encoder.trunk, VisionTransformer) else found
-        size = found[0].shape[2:]
-        return torch.cat([found[0], *(F.interpolate(f, size=size, mode="bilinear") for f in found[1:])], dim=1)
-    if not isinstance(encoder.trunk, VisionTransformer | SwinTransformer):
-        return stages(encoder, x)[-1]
-    height, width = (n // step(encoder) for n in x.shape[2:])
-    if isinstance(encoder.trunk, SwinTransformer):
-        for _ in encoder.trunk.layers[1:]:
-            height, width = -(-height // 2), -(-width // 2)
-    try:
-        tokens = encoder.tokens(x)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise _refused(encoder, x, error) from error
-    return tokens.transpose(1, 2).unflatten(2, (height, width))
-
-
-def _refused(encoder: Encoder, x: Tensor, error: Exception) -> UsageError:
-    height, width = x.shape[2:]
-    words = (str(error).splitlines() or [type(error).__name__])[0][:200]
-    return UsageError(
-        f"{encoder.name} cannot take images of {height} x {width}: {words} ViT, DeiT, Swin and convolutional encoders "
-        f"take any size; set size={encoder.inputs.size} for this one, and test in tiles."
-    )
 
 
 class _AnyGrid(SwinTransformerBlock):
@@ -140,8 +98,37 @@ class _AnyGrid(SwinTransformerBlock):
         return (region[:, None] != region[:, :, None]).to(x.dtype) * -100.0
 
 
-def without_norm(encoder: Encoder) -> Encoder:
-    """`encoder` without the last norm, which no map of its stages passes; changed in place."""
-    if isinstance(getattr(encoder.trunk, "norm", None), nn.Module):
-        encoder.trunk.norm = nn.Identity()
-    return encoder
+def token_grid(encoder: Encoder, x: Tensor) -> Tensor:
+    """Patch tokens after the last norm where they lie: prepared [B, C, H, W] -> [B, h, w, D].
+
+    Raises:
+        UsageError: an encoder that cannot take this size.
+    """
+    height, width = x.shape[2:]
+    try:
+        tokens = encoder.tokens(x)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise refused(encoder, x, error) from error
+    if isinstance(encoder.trunk, VisionTransformer | SwinTransformer):
+        h, w = height // step(encoder), width // step(encoder)
+        for _ in getattr(encoder.trunk, "layers", [])[1:]:
+            h, w = -(-h // 2), -(-w // 2)
+    else:  # cells are square
+        h = max(round((tokens.shape[1] * height / width) ** 0.5), 1)
+        w = tokens.shape[1] // h
+    if h * w != tokens.shape[1]:
+        raise UsageError(
+            f"{encoder.name} gives {tokens.shape[1]} tokens for {height} x {width} pixels, which form no grid. Choose "
+            f"sides that are multiples of {step(encoder)}."
+        )
+    return tokens.unflatten(1, (h, w))
+
+
+def refused(encoder: Encoder, x: Tensor, error: Exception) -> UsageError:
+    """In plain words, what size cannot be."""
+    height, width = x.shape[2:]
+    words = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return UsageError(
+        f"{encoder.name} cannot take images of {height} x {width}: {words} ViT, DeiT, Swin and convolutional encoders "
+        f"take any size in multiples of their patch; set size={encoder.inputs.size} for others."
+    )
