@@ -23,7 +23,7 @@ import torch
 import tacit
 from tacit import encoders
 from tacit.evaluation import detection, difference
-from tacit.evaluation.evaluate import random_twin
+from tacit.evaluation.task import random_twin
 from tacit.run import write_json
 
 

@@ -23,7 +23,7 @@ from tacit import encoders
 from tacit.evaluation import difference
 from tacit.evaluation.dense import MULTI_SCALE, PRESETS, PROTOCOLS, open_segmentation, paired_difference, segment
 from tacit.evaluation.dense.masks import Segmented
-from tacit.evaluation.evaluate import random_twin
+from tacit.evaluation.task import random_twin
 from tacit.settings import with_assignments
 
 

@@ -192,6 +192,8 @@ def evaluate(
     test: Any = None,
     protocol: str | Sequence[str] = "knn,linear",
     *,
+    label: str | Sequence[str] | None = None,
+    group: str | None = None,
     baselines: bool = True,
     seed: int = 0,
     workers: int | None = None,
@@ -204,8 +206,10 @@ def evaluate(
         what: a run folder, an encoder folder, a timm name, a `Run` or an `Encoder`.
         data: labelled data; a folder with train/ and test/ inside gives both parts.
         test: the test set; without any, a fifth of every class is held out.
-        protocol: names of protocols, comma-separated or a list: knn, linear, linear_sgd, few_shot, percent, budget;
-            with options as in "knn:k=10/20:vote=majority".
+        protocol: names of protocols, comma-separated or a list, with options as in "knn:k=10/20:vote=majority"; "all"
+            for those that the labels allow. See `tacit.evaluation.PROTOCOLS`.
+        label: a column of a table (.csv, .json, .parquet, hub:) or several: classes, numbers, several labels a record.
+        group: a column that says which records belong together (a patient, an exam): never split, drawn together.
         cache: keep features on disk (under $TACIT_CACHE), and take those that are there.
 
     Returns:
@@ -214,26 +218,47 @@ def evaluate(
         folder when `what` is a run.
     """
     result = _evaluate(
-        what, data, test, protocol, baselines=baselines, seed=seed, workers=workers, cache=cache, progress=progress
-    )
+        what, data, test, protocol, label=label, group=group, baselines=baselines, seed=seed, workers=workers,
+        cache=cache, progress=progress,
+    )  # fmt: skip
     result.pop("records")
     return result
 
 
-def _evaluate(what, data, test, protocol, *, baselines, seed, workers, cache, progress) -> dict[str, Any]:
+def _evaluate(what, data, test, protocol, *, label, group, baselines, seed, workers, cache, progress) -> dict[str, Any]:
     """`evaluate` with what it says of every test record."""
     from tacit import evaluation
     from tacit.data import open_splits
+    from tacit.evaluation.protocols import SCENES
 
     names = protocol.split(",") if isinstance(protocol, str) else list(protocol)
-    for name in names:
-        evaluation.parse(name)
+    asked = [evaluation.parse(name) for name in names] if names != ["all"] else []
+    if any(one.name in SCENES for one in asked):
+        return _scenes(what, data, test, asked, baselines=baselines, seed=seed, workers=workers, progress=progress)
+    columns = [label] if isinstance(label, str) else label
     encoder = _encoder(what)
-    train, held_out = open_splits(data, test, channels=encoder.inputs.channels)
+    train, held_out = open_splits(data, test, channels=encoder.inputs.channels, labels=columns or "auto", group=group)
     found = evaluation.evaluate(
         encoder, train, held_out, names, seed=seed, baselines=baselines, workers=_workers(workers), cache=cache,
         progress=progress,
     )  # fmt: skip
+    return _kept(what, data, test, found)
+
+
+def _scenes(what, data, test, asked, *, baselines, seed, workers, progress) -> dict[str, Any]:
+    from tacit.evaluation import scenes
+
+    found = scenes.evaluate(
+        _encoder(what), Path(data), None if test is None else Path(test), asked, baselines=baselines, seed=seed,
+        workers=_workers(workers), progress=progress,
+    )  # fmt: skip
+    return _kept(what, data, test, found)
+
+
+def _kept(what: Any, data: Any, test: Any, found: dict[str, Any]) -> dict[str, Any]:
+    """The result with what it is of, stored in the run folder if that is what was scored."""
+    from tacit import evaluation
+
     result = {"encoder": _name(what), "data": str(data), "test": None if test is None else str(test), **found}
     path = what.path if isinstance(what, Run) else what
     if isinstance(path, str | os.PathLike) and Run.is_run(path):
@@ -247,6 +272,8 @@ def compare(
     test: Any = None,
     protocol: str | Sequence[str] = "knn,linear",
     *,
+    label: str | Sequence[str] | None = None,
+    group: str | None = None,
     out: str | os.PathLike | None = None,
     seed: int = 0,
     workers: int | None = None,
@@ -257,8 +284,8 @@ def compare(
 
     Args:
         runs: whatever `evaluate` takes.
-        data, test, protocol: scored anew, by the same protocols for all; without `data`, what was stored in the run
-            folders is compared.
+        data, test, protocol, label, group: scored anew, by the same protocols for all; without `data`, what was stored
+            in the run folders is compared.
         out: a table to write: .md, .html, .csv or .tex.
 
     Returns:
@@ -279,8 +306,9 @@ def compare(
         if data is not None:
             tell = progress and (lambda what, done, total, name=name: progress(f"{name}: {what}", done, total))
             found[name] = _evaluate(
-                run, data, test, protocol, baselines=False, seed=seed, workers=workers, cache=cache, progress=tell
-            )
+                run, data, test, protocol, label=label, group=group, baselines=False, seed=seed, workers=workers,
+                cache=cache, progress=tell,
+            )  # fmt: skip
         elif isinstance(path, str | os.PathLike) and Run.is_run(path):
             found[name] = latest(stored(path))
         if found.get(name) is None:

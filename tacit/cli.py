@@ -27,6 +27,13 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 Workers = Annotated[int | None, typer.Option(help="Processes that read files. [default: spare cores]", min=0)]
+Label = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN,…", help="Of a table: classes, numbers or several labels. [default: label]"),
+]
+Group = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="Of a table: what belongs together and is never split.")
+]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 
 
@@ -151,10 +158,13 @@ def evaluate(
     protocol: Annotated[
         str,
         typer.Option(
-            help="Of knn, linear, linear_sgd, few_shot, percent, budget; comma-separated, with options as in "
-            "knn:k=10/20:vote=majority."
+            help="Comma-separated, with options as in knn:k=10/20; all for what the labels allow. Of knn, linear, "
+            "linear_sgd, few_shot, percent, budget, clinical, retrieval, ridge, multi_label, label_free, "
+            "correspondence."
         ),
     ] = "knn,linear",
+    label: Label = None,
+    group: Group = None,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for the next time.")] = True,
     seed: Seed = 0,
     workers: Workers = None,
@@ -167,12 +177,25 @@ def evaluate(
     from tacit import api, evaluation
 
     with _bar() as progress:
-        result = api.evaluate(what, data, test, protocol, seed=seed, workers=workers, cache=cache, progress=progress)
+        result = api.evaluate(
+            what,
+            data,
+            test,
+            protocol,
+            label=_names(label),
+            group=group,
+            seed=seed,
+            workers=workers,
+            cache=cache,
+            progress=progress,
+        )
     if json:
         print(api.to_json(result))
         return
     rows = evaluation.table(result)
-    _show_table(["protocol", "of", "accuracy", "95 % interval"], [list(row) for row in rows])
+    _show_table(["protocol", "metric", "of", "score", "95 % interval"], [list(row) for row in rows])
+    for name, reason in result["skipped"].items():
+        print(f"skipped {name}: {reason}", file=sys.stderr)
     print(f"Test: {result['split']}, {result['results'][0]['n']:,} records. The encoder was in eval mode.")
     _say_bad(result["bad_files"])
 
@@ -185,6 +208,8 @@ def compare(
     ] = None,
     test: Annotated[str | None, typer.Option(help="The test set. [default: as for evaluate]")] = None,
     protocol: Annotated[str, typer.Option(help="As for evaluate; with --data.")] = "knn,linear",
+    label: Label = None,
+    group: Group = None,
     out: Annotated[str | None, typer.Option(help="TABLE.md, .html, .csv or .tex")] = None,
     seed: Seed = 0,
     workers: Workers = None,
@@ -200,8 +225,9 @@ def compare(
 
     with _bar() as progress:
         result = api.compare(
-            runs, data, test, protocol, out=out, seed=seed, workers=workers, cache=cache, progress=progress
-        )
+            runs, data, test, protocol, label=_names(label), group=group, out=out, seed=seed, workers=workers,
+            cache=cache, progress=progress,
+        )  # fmt: skip
     if json:
         print(api.to_json(result))
         return
@@ -296,6 +322,10 @@ def _from_config(path: str) -> dict:
         k: ",".join(map(str, v)) if isinstance(v, list) else "" if v is None else v for k, v in fields.items()
     }
     return {**given, "set": [f"{name}={value}" for name, value in assignments.items()]}
+
+
+def _names(text: str | None) -> list[str] | None:
+    return text.split(",") if text else None
 
 
 def _share(text: str) -> float:

@@ -1,9 +1,11 @@
-"""A .csv or .tsv that lists files, with a label for each or without."""
+"""A table that lists files (.csv, .tsv, .json, .jsonl), with what is known of each."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -16,7 +18,7 @@ PATH_NAMES = ("path", "file", "file_name", "filename", "filepath", "image", "nam
 
 
 def index_listing(path: Path, cache: str | os.PathLike | None = None) -> Index:
-    """The files a table names, relative to the folder it lies in, in its order; labels from a column, if it has one.
+    """The files a table names, relative to the folder it lies in, in its order; labels if it has such a column.
 
     Raises:
         DataError: no table, no column of paths, an empty one, or labels for some files only.
@@ -25,14 +27,14 @@ def index_listing(path: Path, cache: str | os.PathLike | None = None) -> Index:
     where, index = stored("listing", str(path.resolve()), cache, lambda facts: facts["stamp"] == stamp)
     if index is not None:
         return index
-    table = _read(path)
-    lower = {name.strip().lower(): name for name in reversed(table.column_names)}
+    table = read_listing(path)
+    lower = {name.strip().lower(): name for name in reversed(table)}
     column = next((lower[name] for name in PATH_NAMES if name in lower), None)
     if column is None:
         raise DataError(
-            f"{path} has no column of paths (columns: {', '.join(table.column_names[:8])}); name one of them `path`."
+            f"{path} has no column of paths (columns: {', '.join(list(table)[:8])}); name one of them `path`."
         )
-    names = table[column].to_pylist()
+    names = table[column]
     if not names:
         raise DataError(f"{path} lists no file.")
     if empty := sum(not name for name in names):
@@ -41,7 +43,7 @@ def index_listing(path: Path, cache: str | os.PathLike | None = None) -> Index:
     label = next((lower[name] for name in LABEL_NAMES if name in lower), None)
     classes = None
     if label is not None:
-        texts = table[label].to_pylist()
+        texts = [None if text is None else str(text) for text in table[label]]
         if missing := sum(not text for text in texts):
             raise DataError(
                 f"{path}, column {label!r}: {missing:,} labels are missing, the first in row {_first(texts)}."
@@ -54,15 +56,32 @@ def index_listing(path: Path, cache: str | os.PathLike | None = None) -> Index:
     return write(where, columns, {"classes": classes, "skipped": [], "notes": notes, "stamp": stamp})
 
 
-def _read(path: Path) -> pa.Table:
-    """Every column as text."""
-    split = pa.csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True)
+def read_listing(path: Path) -> dict[str, list[Any]]:
+    """Every column by its name: texts from .csv and .tsv; what stands there from .json (a list of objects) and .jsonl.
+
+    Raises:
+        DataError: no such table.
+    """
     try:
+        if path.suffix.lower() in (".json", ".jsonl"):
+            return _of_objects(path)
+        split = pa.csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True)
         head = pa.csv.open_csv(path, parse_options=split).schema.names
         text = pa.csv.ConvertOptions(column_types=dict.fromkeys(head, pa.string()), strings_can_be_null=False)
-        return pa.csv.read_csv(path, parse_options=split, convert_options=text)
-    except (pa.ArrowInvalid, OSError) as error:
+        return pa.csv.read_csv(path, parse_options=split, convert_options=text).to_pydict()
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a table: {str(error)[:300]}") from error
+
+
+def _of_objects(path: Path) -> dict[str, list[Any]]:
+    text = path.read_text(encoding="utf-8")
+    lines = path.suffix.lower() == ".jsonl"
+    rows = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
+    if isinstance(rows, dict) and {"images", "annotations"} <= set(rows):
+        raise ValueError("it is in COCO's format, which is for --protocol detect")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("it must be a list of objects, one a file")
+    return {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
 
 
 def _first(values: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -13,40 +14,104 @@ from tacit.data.archive import Members, index_tars, index_zip
 from tacit.data.folder import Files, index_folder
 from tacit.data.index import Index
 from tacit.data.labels import PARTS, parts_note
-from tacit.data.listing import index_listing
+from tacit.data.listing import index_listing, read_listing
 from tacit.data.source import Source, Store
 from tacit.data.table import from_array, from_rows, load_rows
-from tacit.errors import DataError
+from tacit.data.targets import match_targets, read_targets
+from tacit.errors import DataError, Unknown, UsageError
 
 TABLES = {".parquet": "parquet", ".arrow": "arrow"}
-LISTINGS = (".csv", ".tsv")
+LISTINGS = (".csv", ".tsv", ".json", ".jsonl")
 
 
 def open_source(
-    data: Any, *, channels: int = 3, labels: str | None = "auto", cache: str | os.PathLike | None = None
+    data: Any,
+    *,
+    channels: int = 3,
+    labels: str | Sequence[str] | None = "auto",
+    group: str | None = None,
+    cache: str | os.PathLike | None = None,
 ) -> Source:
     """Open a user's data as records.
 
     Args:
         data: a folder (class folders become labels), a .zip (labels from `<stem>_map.txt` or class folders), a .tar or
-            a pattern or folder of them (WebDataset), a .parquet or .arrow file or a folder of them, a .csv or .tsv that
-            lists files,
+            a pattern or folder of them (WebDataset), a .parquet or .arrow file or a folder of them, a .csv, .tsv,
+            .json or .jsonl that lists files,
             `hub:NAME` or `hub:NAME:SPLIT`, a .npy file or an array of images [N, H, W(, C)], a `datasets.Dataset`.
         channels: channels of the pictures.
-        labels: "auto" takes labels where there are any, None leaves them out.
+        labels: "auto" takes labels where there are any, None leaves them out; a list of columns of a table takes those,
+            as classes, numbers or several labels a record by what they hold (see `targets.read_targets`), or as
+            `column:class`, `column:numbers` or `column:multi` says.
+        group: a column of a table that says which records belong together.
         cache: where indices are kept; $TACIT_CACHE or ~/.cache/tacit when left out.
 
     Raises:
-        DataError: nothing there, or nothing that can be read.
+        DataError: nothing there, or nothing that can be read. UsageError: columns of what has none.
     """
     source = _open(data, channels, cache)
     source.title = os.fspath(data) if isinstance(data, str | os.PathLike) else type(data).__name__
     if labels is None:
         source.labels = source.classes = None
+    columns, kind = ([], None) if labels in (None, "auto") else _wanted(labels)
+    if columns or group:
+        table = _columns(data, [*columns, *([group] if group else [])])
+        if group:
+            source.groups = np.array([str(value) for value in table[group]])
+        if columns:
+            targets = read_targets({name: table[name] for name in columns}, source.title, kind)
+            source.labels = source.classes = None
+            if targets.kind == "class":
+                source.labels, source.classes = targets.values, targets.names
+            else:
+                source.targets = targets
     return source
 
 
-def open_splits(data: Any, test: Any = None, *, channels: int = 3) -> tuple[Source, Source | None]:
+def _wanted(labels: Sequence[str]) -> tuple[list[str], str | None]:
+    """Names of columns, and what they are to be taken as."""
+    pairs = [label.rpartition(":") if ":" in label else (label, "", "") for label in labels]
+    kinds = {kind for _, _, kind in pairs if kind}
+    if len(kinds) > 1:
+        raise UsageError(f"--label {','.join(labels)}: columns together are of one kind, not {' and '.join(kinds)}.")
+    return [name for name, _, _ in pairs], kinds.pop() if kinds else None
+
+
+def _columns(data: Any, names: list[str]) -> dict[str, Sequence[Any]]:
+    """Columns of a table of files, a Parquet or Arrow file, a hub data set or a `datasets.Dataset`."""
+    if type(data).__module__.startswith("datasets."):
+        rows, title, known = data, "the data set", data.column_names
+    else:
+        title, path = os.fspath(data), Path(os.fspath(data))
+        if path.suffix.lower() in LISTINGS:
+            rows = read_listing(path)
+            known = list(rows)
+        elif path.suffix.lower() in TABLES:
+            rows = load_rows([str(path)], TABLES[path.suffix.lower()])
+            known = rows.column_names
+        elif title.startswith("hub:"):
+            name, _, split = title[4:].partition(":")
+            rows = load_rows(None, "hub", name, split or None)
+            known = rows.column_names
+        else:
+            raise UsageError(
+                f"{title} has no columns to take labels or groups from ({', '.join(names)}). Give a table: "
+                f"{', '.join((*LISTINGS, *TABLES))}."
+            )
+    for name in names:
+        if name not in known:
+            raise Unknown(f"column of {title}", name, known)
+    return {name: rows[name][:] for name in names}
+
+
+def open_splits(
+    data: Any,
+    test: Any = None,
+    *,
+    channels: int = 3,
+    labels: str | Sequence[str] | None = "auto",
+    group: str | None = None,
+) -> tuple[Source, Source | None]:
     """Train and test of a labelled set: `data` with train/ and test/ inside (folders or files), or one and `test`.
 
     The test labels follow the training set's class names. The second is None when there is no test set.
@@ -55,13 +120,18 @@ def open_splits(data: Any, test: Any = None, *, channels: int = 3) -> tuple[Sour
         train_part, test_part = _part(Path(data), "train"), _part(Path(data), "test", "val", "validation")
         if train_part and test_part:
             data, test = train_part, test_part
-    train = open_source(data, channels=channels)
+    how = {"channels": channels, "labels": labels, "group": group}
+    train = open_source(data, **how)
     if test is None:
         return train, None
-    held_out = open_source(test, channels=channels)
+    if train.targets is not None:  # a test set may be too small to show what its columns are
+        how["labels"] = [f"{label.partition(':')[0]}:{train.targets.kind}" for label in labels]
+    held_out = open_source(test, **how)
     if train.classes and held_out.classes and not match_classes(held_out, train.classes):
         unknown = [c for c in held_out.classes if c not in train.classes]
         raise DataError(f"{test} has classes that {data} has not: {', '.join(unknown[:5])}.")
+    if train.targets and held_out.targets:
+        held_out.targets = match_targets(held_out.targets, train.targets, f"{test}")
     return train, held_out
 
 

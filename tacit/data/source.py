@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tacit.data.picture import Picture
+from tacit.data.targets import Targets
 from tacit.errors import UsageError
 
 
@@ -41,6 +42,8 @@ class Source:
     title:       what the user called it
     skipped:     (name, reason) of files that were refused when the folder was listed; counted as bad
     notes:       what a user should know of how the data was read
+    targets:     what a table says of the records beyond their class, or None
+    groups:      [N] of names that belong together (a patient, an exam), or None
     weights:     of the parts of a mixture, which start at `starts` and hold `lengths` records
     """
 
@@ -52,6 +55,8 @@ class Source:
     title: str = ""
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    targets: Targets | None = None
+    groups: np.ndarray | None = None
     weights: tuple[float, ...] | None = None
     starts: tuple[int, ...] = ()
     lengths: tuple[int, ...] = ()
@@ -80,6 +85,8 @@ class Source:
             labels=None if self.labels is None else self.labels[rows],
             classes=self.classes,
             title=self.title,
+            targets=None if self.targets is None else self.targets.select(rows),
+            groups=None if self.groups is None else self.groups[rows],
             fingerprint=f"{self.fingerprint}[{hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest()}]",
         )
 

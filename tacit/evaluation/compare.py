@@ -8,19 +8,22 @@ from typing import Any
 import numpy as np
 
 from tacit.errors import UsageError
+from tacit.evaluation.options import options_of
 from tacit.evaluation.paired import average_ranks, holm, mcnemar, paired_bootstrap, sign_flip_test
-from tacit.evaluation.protocols import PROTOCOLS, options_of
+from tacit.evaluation.protocols import PROTOCOLS, SCENES
+from tacit.scores import sign
 
 
 def compare(results: dict[str, dict[str, Any]], *, seed: int = 0) -> dict[str, Any]:
     """What `evaluate` said of each encoder, by name, on one split; protocols that all of them have.
 
     Returns:
-        `{"split", "split_hash", "n", "scores": [{"encoder", "protocol", "metric", "value", "low", "high", "n",
-        "settings", "inputs"}], "differences": [{"protocol", "a", "b", "difference", "low", "high", "p", "p_holm"}],
-        "ranks": {encoder: mean rank over the protocols, 1 is best}}`. Differences are of the best encoder to every
-        other; their interval is the paired bootstrap's, p McNemar's exact test where records are right or wrong, and
-        the paired sign-flip test where they are shares; p_holm is corrected for all differences of the table.
+        `{"split", "split_hash", "seed", "scores": [{"encoder", "protocol", "metric", "value", "low", "high", "n",
+        "settings", "inputs"}], "differences": [{"protocol", "metric", "a", "b", "difference", "low", "high", "p",
+        "p_holm", "test"}], "ranks": {encoder: mean rank over the scores, 1 is best}}`. Differences are of the best
+        encoder to every other; their interval is the paired bootstrap's, p McNemar's exact test where records are right
+        or wrong, and the paired sign-flip test where they are shares; p_holm is corrected for all differences of the
+        table.
 
     Raises:
         UsageError: fewer than two encoders, other splits, other settings, or no protocol in common.
@@ -28,26 +31,28 @@ def compare(results: dict[str, dict[str, Any]], *, seed: int = 0) -> dict[str, A
     if len(results) < 2:
         raise UsageError("A comparison needs two encoders or more.")
     _same_split(results)
-    scores = {
-        name: {r["protocol"]: r for r in result["results"] if r["of"] == "run"} for name, result in results.items()
-    }
+    scores = {name: by_name(result) for name, result in results.items()}
     shared = [p for p in next(iter(scores.values())) if all(p in of for of in scores.values())]
     if not shared:
-        had = "; ".join(f"{name}: {', '.join(of) or 'none'}" for name, of in scores.items())
+        had = "; ".join(
+            f"{name}: {', '.join(dict.fromkeys(p for p, _ in of)) or 'none'}" for name, of in scores.items()
+        )
         raise UsageError(f"No protocol was run on all of these ({had}). Give --data to run the same on each.")
     rows, differences = [], []
-    for protocol in shared:
-        _same_settings(protocol, {name: of[protocol] for name, of in scores.items()})
-        best = max(scores, key=lambda name: scores[name][protocol]["value"])
+    for key in shared:
+        protocol, metric = key
+        _same_settings(protocol, {name: of[key] for name, of in scores.items()})
+        best = max(scores, key=lambda name: sign(metric) * scores[name][key]["value"])
         for name, of in scores.items():
-            rows.append({"encoder": name, **of[protocol], "inputs": results[name].get("inputs")})
+            rows.append({"encoder": name, **of[key], "inputs": results[name].get("inputs")})
             if name != best:
-                a, b = (results[n].get("records", {}).get(f"run/{protocol}") for n in (best, name))
+                a, b = (results[n].get("records", {}).get(f"run/{protocol}/{metric}") for n in (best, name))
                 if a is not None and b is not None:
-                    differences.append({"protocol": protocol, "a": best, "b": name, **_difference(a, b, seed)})
+                    about = {"protocol": protocol, "metric": metric, "a": best, "b": name}
+                    differences.append(about | _difference(a, b, seed))
     for row, p in zip(differences, holm([d["p"] for d in differences]) if differences else (), strict=True):
         row["p_holm"] = float(p)
-    table = np.array([[scores[name][p]["value"] for name in scores] for p in shared])
+    table = np.array([[sign(key[1]) * scores[name][key]["value"] for name in scores] for key in shared])
     first = next(iter(results.values()))
     return {
         "split": first["split"],
@@ -59,16 +64,21 @@ def compare(results: dict[str, dict[str, Any]], *, seed: int = 0) -> dict[str, A
     }
 
 
+def by_name(result: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """The encoder's own scores, without its baselines, by protocol and metric."""
+    return {(r["protocol"], r["metric"]): r for r in result["results"] if r["of"] == "run"}
+
+
 def latest(evaluations: Sequence[dict[str, Any]], split_hash: str | None = None) -> dict[str, Any] | None:
     """The newest score of every protocol among results of one split, as one result; of the newest split by default."""
     usable = [e for e in evaluations if e.get("split_hash") and split_hash in (None, e["split_hash"])]
     if not usable:
         return None
     usable = [e for e in usable if e["split_hash"] == usable[-1]["split_hash"]]
-    newest: dict[str, Any] = {}
+    newest: dict[tuple[str, str], Any] = {}
     records: dict[str, np.ndarray] = {}
     for evaluation in usable:
-        newest |= {r["protocol"]: r for r in evaluation["results"] if r["of"] == "run"}
+        newest |= by_name(evaluation)
         records |= evaluation.get("records", {})
     return {**usable[-1], "results": list(newest.values()), "records": records}
 
@@ -91,8 +101,10 @@ def _same_split(results: dict[str, dict[str, Any]]) -> None:
 
 def _same_settings(protocol: str, scores: dict[str, dict[str, Any]]) -> None:
     """What a user chose must be equal; what a protocol chose for an encoder (a strength, a rate) may differ."""
-    free = {"lr", "feature"} if protocol.startswith("linear_sgd") else set()
-    options = set(options_of(protocol.partition(":")[0])) - free if protocol.partition(":")[0] in PROTOCOLS else set()
+    kind = protocol.partition(":")[0]
+    options = set(options_of(SCENES.get(kind) or PROTOCOLS[kind].run)) - (
+        {"feature"} if kind == "linear_sgd" else set()
+    )
     chosen = {name: {k: v for k, v in s["settings"].items() if k in options} for name, s in scores.items()}
     first, *others = chosen
     for name in others:

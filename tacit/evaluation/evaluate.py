@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from tacit import encoders
 from tacit.data import Source
 from tacit.encoders import Encoder
-from tacit.errors import DataError
+from tacit.errors import DataError, UsageError
 from tacit.evaluation import choices, intervals
 from tacit.evaluation.features import Features, all_devices, features, raw
+from tacit.evaluation.groups import check_groups, grouped_split
 from tacit.evaluation.linear import stratified
-from tacit.evaluation.protocols import PROTOCOLS, parse
-from tacit.evaluation.task import Score, Task
+from tacit.evaluation.options import Asked
+from tacit.evaluation.protocols import PROTOCOLS, SCENES, check_kind, everything, features_of, parse
+from tacit.evaluation.task import Part, Score, Task, packed, random_twin
 from tacit.run import atomic, read_json, write_json
+from tacit.scores import interval, shown
 
 
 def evaluate(
@@ -43,30 +44,34 @@ def evaluate(
     Without `test`, a fifth of every class of `train` is held out (by `seed`). The encoder is in eval mode throughout.
 
     Args:
-        protocols: names of protocols, with options if need be; see `protocols`.
+        protocols: names of protocols, with options if need be; see `protocols`. "all" alone: those that the labels
+            allow and that are quick.
         cache: keep features on disk, and take those that are there.
 
     Returns:
-        `{"split", "split_hash", "seed", "inputs", "results": [score, …], "records", "bad_files": [(name, reason), …]}`;
-        a score as in `Score`; `records` are arrays by "of/protocol".
+        `{"split", "split_hash", "seed", "inputs", "results": [score, …], "records", "skipped": {protocol: why},
+        "bad_files": [(name, reason), …]}`; a score as in `Score`; `records` are arrays by "of/protocol/metric".
 
     Raises:
-        Unknown: a protocol, option or feature that does not exist. DataError: labels missing, one class, an unreadable
-            set.
+        Unknown: a protocol, option or feature that does not exist. UsageError: one that the labels do not allow.
+        DataError: one class, classes that training has not, groups on both sides, an unreadable set.
     """
+    kind = _kind(train, test)
+    skipped: dict[str, str] = {}
+    choose = list(protocols) == ["all"]
+    if choose:
+        protocols, skipped = everything(kind)
     asked = [parse(spec) for spec in protocols]
-    for part, which in ((train, "training"), (test, "test")):
-        if part is not None and part.labels is None:
-            raise DataError(
-                f"The {which} data has no labels, and {', '.join(protocols)} need them. Labels are class folders "
-                "(data/cat/1.jpg), a label column, a zip's map file, or .cls files in a tar."
-            )
-    if len(np.unique(train.labels)) < 2:
-        raise DataError(f"The training data has one class ({train.classes[0]}); there is nothing to tell apart.")
-    names = tuple(dict.fromkeys(["pooled", *(name for one in asked for name in one.features(encoder))]))
+    for one in asked:
+        if one.name in SCENES:
+            raise UsageError(f"{one.name} needs pictures with masks or boxes; it cannot be asked for with others.")
+        check_kind(one.name, kind)
+    names = tuple(dict.fromkeys(["pooled", *(name for one in asked for name in features_of(one, encoder))]))
     choices.check(encoder, names)
     device = torch.device(device or all_devices()[0])
-    rows = None if test is not None else stratified(train.labels, 0.2, seed)
+    rows = None if test is not None else _split(train, seed)
+    if test is not None and train.groups is not None and test.groups is not None:
+        check_groups(train.groups, test.groups)
     subjects: list[tuple[str, Encoder | None]] = [("run", encoder)]
     if baselines:
         subjects += [("random-init", random_twin(encoder, seed)), ("raw-input", None)]
@@ -82,43 +87,69 @@ def evaluate(
             if part is not None
         ]
         bad = bad or [item for part in both for item in part.bad]
-        first, second = both if rows is None else (_among(both[0], rows[0]), _among(both[0], rows[1]))
-        source = train if rows is None else train.select(rows[0])
-        task = Task(first, second, len(train.classes), seed, of, subject, source, workers, device, progress)
+        if rows is None:
+            parts = [Part(source, found, source) for source, found in zip((train, test), both, strict=True)]
+        else:
+            parts = [Part(train.select(of_part), _among(both[0], of_part), train) for of_part in rows]
+        task = Task(*parts, len(train.classes or ()), seed, of, subject, workers, device, progress)
         for one in asked:
             if subject is not None or not PROTOCOLS[one.name].needs_encoder:
-                scores += one.run(task)
-    order = list(dict.fromkeys(score.protocol for score in scores))
-    scores.sort(key=lambda score: order.index(score.protocol))
-    return {
-        "split": "test set" if rows is None else f"a fifth of each class held out by seed {seed}",
-        "split_hash": _split_hash(train, test, rows),
-        "seed": seed,
-        "inputs": encoder.inputs.to_dict(),
-        "results": [_plain(score) for score in scores],
-        "records": {f"{s.of}/{s.protocol}": s.records for s in scores if s.records is not None},
-        "bad_files": bad,
-    }
+                scores += _run(one, task, skipped, strict=not choose)
+    split = "test set" if rows is None else _SPLITS[train.groups is not None].format(seed=seed)
+    return packed(
+        scores, encoder, split=split, split_hash=_split_hash(train, test, rows), seed=seed, bad=bad, skipped=skipped
+    )
 
 
-def _plain(score: Score) -> dict[str, Any]:
-    return {f.name: getattr(score, f.name) for f in fields(score) if f.name != "records"}
+_SPLITS = {False: "a fifth of each class held out by seed {seed}", True: "whole groups held out by seed {seed}"}
+
+
+def _kind(train: Source, test: Source | None) -> str:
+    """What is known of the records: "class", "numbers", "multi" or "none"."""
+    if train.targets is not None:
+        return train.targets.kind
+    if train.labels is None:
+        return "none"
+    if test is not None and test.labels is None:
+        raise DataError("The test data has no labels, and the training data has.")
+    if len(np.unique(train.labels)) < 2:
+        raise DataError(f"The training data has one class ({train.classes[0]}); there is nothing to tell apart.")
+    if test is not None and (unseen := np.setdiff1d(test.labels, train.labels)).size:
+        shown = ", ".join(train.classes[int(c)] for c in unseen[:5])
+        raise DataError(f"The test data has classes without a training record: {shown}.")
+    return "class"
+
+
+def _split(train: Source, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to learn from and a fifth to be tested on: whole groups, or of every class, or any."""
+    labels = train.labels
+    if train.groups is not None:
+        several = train.targets.values if train.targets is not None and train.targets.kind == "multi" else None
+        return grouped_split(train.groups, labels if labels is not None else several, 0.2, seed)
+    return stratified(np.zeros(len(train), np.int64) if labels is None else labels, 0.2, seed)
+
+
+def _run(one: Asked, task: Task, skipped: dict[str, str], *, strict: bool) -> list[Score]:
+    """A protocol's scores; under "all", one that this data does not allow says why instead."""
+    try:
+        return PROTOCOLS[one.name].run(task, **one.options)
+    except (DataError, UsageError) as error:
+        if strict:
+            raise
+        skipped[f"{one.name}, {task.of}"] = str(error)
+        return []
 
 
 def _split_hash(train: Source, test: Source | None, rows: tuple[np.ndarray, np.ndarray] | None) -> str:
     """The same for the same records, names and labels on both sides."""
     digest = hashlib.blake2b(train.fingerprint.encode(), digest_size=8)
     digest.update(test.fingerprint.encode() if rows is None else rows[1].tobytes())
+    for part in (train, test):
+        if part is not None and part.labels is not None:
+            digest.update(np.ascontiguousarray(part.labels))
+        if part is not None and part.targets is not None:
+            digest.update(np.ascontiguousarray(part.targets.values))
     return digest.hexdigest()
-
-
-def random_twin(encoder: Encoder, seed: int) -> Encoder:
-    """The same architecture and input preparation with fresh weights, drawn by `seed`."""
-    state = torch.get_rng_state()
-    torch.manual_seed(seed)
-    twin = encoders.like(encoder)
-    torch.set_rng_state(state)
-    return twin.eval()
 
 
 def _among(all_of: Features, rows: np.ndarray) -> Features:
@@ -154,9 +185,6 @@ def stored(run: str | os.PathLike) -> list[dict[str, Any]]:
     return found
 
 
-def table(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Rows (protocol, of, value, interval) for people, in per cent."""
-    return [
-        (r["protocol"], r["of"], f"{100 * r['value']:.1f} %", f"{100 * r['low']:.1f} to {100 * r['high']:.1f}")
-        for r in result["results"]
-    ]
+def table(result: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """Rows (protocol, metric, of, value, interval) for people; shares in per cent."""
+    return [(r["protocol"], r["metric"], r["of"], shown(r), interval(r)) for r in result["results"]]

@@ -33,15 +33,21 @@ def fit_logistic(
     return w.detach()
 
 
-def logistic(train: Tensor, labels: Tensor, test: Tensor, *, classes: int, seed: int = 0) -> tuple[Tensor, float]:
-    """Predictions [M] for `test` [M, D] and the strength chosen for them.
+def logistic(
+    train: Tensor, labels: Tensor, test: Tensor, *, classes: int, seed: int = 0,
+    parts: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[Tensor, float]:  # fmt: skip
+    """Probabilities [M, classes] for `test` [M, D] and the strength chosen for them.
 
     Features are standardised by the training set; the strength is swept on a held-out fifth of it, from strong to weak
     with warm starts, and the model is fitted again on all of it. The test set is only predicted.
+
+    Args:
+        parts: the rows to fit and to choose on, where whole groups must stay together.
     """
     mean, std = train.mean(0), train.std(0, correction=0).clamp_min(1e-6)
     x, x_test = (torch.cat([(f - mean) / std, torch.ones(len(f), 1)], dim=1) for f in (train, test))
-    keep, held = stratified(labels.numpy(), 0.2, seed)
+    keep, held = parts or stratified(labels.numpy(), 0.2, seed)
     scores, start = [], None
     for strength in reversed(STRENGTHS):
         start = fit_logistic(x[keep], labels[keep], classes, strength, start, iterations=60)
@@ -49,7 +55,7 @@ def logistic(train: Tensor, labels: Tensor, test: Tensor, *, classes: int, seed:
         scores.append((float(right.float().mean()), strength))  # ties go to the stronger, which comes first
     best = max(scores, key=lambda s: s[0])[1]
     w = fit_logistic(x, labels, classes, best)
-    return (x_test @ w).argmax(1), best
+    return (x_test @ w).softmax(1), best
 
 
 def stratified(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,23 +7,31 @@ import html
 import io
 from typing import Any
 
-TITLES = ("protocol", "encoder", "score", "95 % interval", "to the best", "95 % interval of it", "p (Holm)", "inputs")
+from tacit.scores import interval, is_share, shown, sign
+
+TITLES = (
+    "protocol", "metric", "encoder", "score", "95 % interval", "to the best", "95 % interval of it", "p (Holm)",
+    "inputs",
+)  # fmt: skip
 
 
 def rows(comparison: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row a score, best first within a protocol; differences in points."""
-    to_best = {(d["protocol"], d["b"]): d for d in comparison["differences"]}
+    """One row a score, best first within a metric; differences of shares in points."""
+    to_best = {(d["protocol"], d["metric"], d["b"]): d for d in comparison["differences"]}
+    order = list(dict.fromkeys((s["protocol"], s["metric"]) for s in comparison["scores"]))
     found = []
-    order = list(dict.fromkeys(s["protocol"] for s in comparison["scores"]))
-    for s in sorted(comparison["scores"], key=lambda s: (order.index(s["protocol"]), -s["value"])):
-        d = to_best.get((s["protocol"], s["encoder"]))
+    for s in sorted(
+        comparison["scores"],
+        key=lambda s: (order.index((s["protocol"], s["metric"])), -sign(s["metric"]) * s["value"]),
+    ):
+        d = to_best.get((s["protocol"], s["metric"], s["encoder"]))
+        points = (lambda v: f"{-100 * v:+.1f}") if is_share(s["metric"]) else (lambda v: f"{-v:+.3f}")
         inputs = s["inputs"] or {}
         found.append(
             (
-                s["protocol"], s["encoder"],
-                f"{100 * s['value']:.1f} %", f"{100 * s['low']:.1f} to {100 * s['high']:.1f}",
-                f"{-100 * d['difference']:+.1f}" if d else "",
-                f"{-100 * d['high']:+.1f} to {-100 * d['low']:+.1f}" if d else "",
+                s["protocol"], s["metric"], s["encoder"], shown(s), interval(s),
+                points(d["difference"]) if d else "",
+                f"{points(d['high'])} to {points(d['low'])}" if d else "",
                 f"{d['p_holm']:.2g}" if d else "",
                 f"{inputs['size']} px, crop {inputs['crop']:g}, {inputs['interpolation']}" if inputs else "",
             )

@@ -8,6 +8,7 @@ from typing import Any
 from tacit.report.markup import Html, Section, join, note, section, table, tag
 from tacit.report.numbers import duration, flat, share, short, size
 from tacit.run import Run
+from tacit.scores import interval, is_share, shown
 
 SUMMARY = {
     "steps": ("Steps", lambda v: f"{v:,}"),
@@ -75,7 +76,7 @@ def _facts(run: Run) -> dict[str, Any]:
     for found in run.evaluations:
         for r in found["results"]:
             if r["of"] == "run":
-                facts[f"{r['protocol']} {r['metric']}"] = f"{share(r['value'])} ({_interval(r)})"
+                facts[f"{r['protocol']} {r['metric']}"] = f"{shown(r)} ({interval(r)})"
     return {**facts, **_figures(summary or {})}
 
 
@@ -110,8 +111,9 @@ def _evaluation(found: dict[str, Any]) -> Html:
     span = _span(found["results"])
     rows = [
         [
-            f"{r['protocol']} {r['metric']}", OF.get(r["of"], r["of"]), share(r["value"]), _interval(r),
-            _bar(r, span), f"{r['n']:,}", ", ".join(f"{k} = {v}" for k, v in flat(r.get("settings") or {}) if k),
+            f"{r['protocol']} {r['metric']}", OF.get(r["of"], r["of"]), shown(r), interval(r),
+            _bar(r, span) if is_share(r["metric"]) else "", f"{r['n']:,}",
+            ", ".join(f"{k} = {v}" for k, v in flat(r.get("settings") or {}) if k),
         ]
         for r in found["results"]
     ]  # fmt: skip
@@ -120,13 +122,10 @@ def _evaluation(found: dict[str, Any]) -> Html:
     return table(head, rows, caption=f"On {found.get('data')}" + (f", {split}" if split else ""))
 
 
-def _interval(r: dict[str, Any]) -> str:
-    return f"{100 * r['low']:.1f} to {100 * r['high']:.1f}"
-
-
 def _span(results: list[dict[str, Any]]) -> tuple[int, int]:
     """Per cent that the bars reach over: whole tens around every interval."""
-    low, high = min([r["low"] for r in results], default=0.0), max([r["high"] for r in results], default=1.0)
+    shares = [r for r in results if is_share(r["metric"])]
+    low, high = min([r["low"] for r in shares], default=0.0), max([r["high"] for r in shares], default=1.0)
     start = max(0, math.floor(10 * low))
     return 10 * start, 10 * max(start + 1, math.ceil(10 * high))
 

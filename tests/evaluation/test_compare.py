@@ -23,7 +23,7 @@ def result(right: np.ndarray, split: str = "abc", **settings) -> dict:
     inputs = {"size": 32, "crop": 1.0, "interpolation": "bilinear"}
     return {
         "split": "test set", "split_hash": split, "seed": 0, "data": "d", "inputs": inputs, "results": [score],
-        "records": {"run/knn": right},
+        "records": {"run/knn/top1": right},
     }  # fmt: skip
 
 
@@ -95,11 +95,11 @@ def test_encoders_are_compared_on_data_and_from_what_runs_hold(digits, tmp_path,
 
 def test_the_latest_scores_of_one_split_are_taken_together(tmp_path):
     old, new = result(WORSE), result(RIGHT)
-    linear = {**new, "results": [{**new["results"][0], "protocol": "linear"}], "records": {"run/linear": RIGHT}}
+    linear = {**new, "results": [{**new["results"][0], "protocol": "linear"}], "records": {"run/linear/top1": RIGHT}}
     for kept in (result(RIGHT, split="old"), old, new, linear):
         evaluation.store(tmp_path, kept)
     found = evaluation.latest(evaluation.stored(tmp_path))
     assert {r["protocol"]: r["value"] for r in found["results"]} == {"knn": 0.75, "linear": 0.75}
-    assert set(found["records"]) == {"run/knn", "run/linear"}
-    assert found["records"]["run/knn"].dtype == bool
+    assert set(found["records"]) == {"run/knn/top1", "run/linear/top1"}
+    assert found["records"]["run/knn/top1"].dtype == bool
     assert evaluation.latest([]) is None

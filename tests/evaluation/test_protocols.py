@@ -12,9 +12,9 @@ from tacit import encoders, evaluation
 from tacit.data import open_source
 from tacit.errors import DataError, Unknown, UsageError
 from tacit.evaluation import intervals, label_free
-from tacit.evaluation.evaluate import random_twin
 from tacit.evaluation.knn import knn_predict, knn_sweep, vote
 from tacit.evaluation.linear import fit_logistic, logistic, stratified
+from tacit.evaluation.task import random_twin
 
 
 def clouds(count: int = 300, classes: int = 3, width: int = 8, seed: int = 0, apart: float = 2.0):
@@ -83,8 +83,9 @@ def test_the_strength_is_chosen_without_the_test_set():
     predicted, strength = logistic(x, y, x_test, classes=3)
     other, same = logistic(x, y, x_test[:5] * 100, classes=3)
     assert strength == same
-    assert len(predicted) == 50
-    assert len(other) == 5
+    assert predicted.shape == (50, 3)
+    assert other.shape == (5, 3)
+    torch.testing.assert_close(predicted.sum(1), torch.ones(50))
 
 
 def test_held_out_parts_keep_every_class_on_both_sides():
@@ -139,7 +140,7 @@ def test_scores_come_with_baselines_and_intervals(encoder, digits):
     assert raw["knn"] > 0.8
     records = result.pop("records")
     for row in rows:
-        kept = records[f"{row['of']}/{row['protocol']}"]
+        kept = records[f"{row['of']}/{row['protocol']}/top1"]
         assert kept.shape == (row["n"],)
         assert kept.mean() == pytest.approx(row["value"])
     json.dumps(result)
@@ -157,7 +158,7 @@ def test_protocols_take_options_and_refuse_others(encoder, digits, tmp_path):
     ]  # fmt: skip
     path = evaluation.store(tmp_path, result)
     with np.load(path.with_suffix(".npz")) as kept:
-        assert set(kept) == {f"run/{r['protocol']}" for r in result["results"]}
+        assert set(kept) == {f"run/{r['protocol']}/top1" for r in result["results"]}
     for spec, said in (
         ("knn:kk=3", "option of knn 'kk'"), ("knn:k=a", "numbers like"), ("knn:k=0", "must be above 0"),
         ("linear:feature=clss", "feature 'clss'"), ("knn:vote=loud", "vote 'loud'"),
@@ -201,7 +202,7 @@ def test_features_are_those_of_eval_mode_and_say_what_they_left_out(encoder, dig
 def test_what_cannot_be_scored_is_said(encoder, digits, tmp_path):
     with pytest.raises(Unknown, match="Did you mean 'knn'"):
         evaluation.evaluate(encoder, open_source(digits), None, ["kmn"])
-    with pytest.raises(DataError, match=r"has no labels.*class folders"):
+    with pytest.raises(UsageError, match=r"knn needs one class a record, and the data has no labels.*class folders"):
         evaluation.evaluate(encoder, open_source(digits, labels=None), None, ["knn"])
     one = open_source(digits).select(np.arange(5))
     with pytest.raises(DataError, match="one class"):

@@ -1,0 +1,220 @@
+"""The protocols that score features, one function each: a task and options in, scores out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from tacit.evaluation import label_free, low_shot
+from tacit.evaluation.clinical import binary_scores, choose_threshold, multi_class_scores
+from tacit.evaluation.correspondence import correspondences
+from tacit.evaluation.knn import knn_sweep
+from tacit.evaluation.linear import logistic, stratified
+from tacit.evaluation.linear_sgd import PRESETS, fit_into, linear_sgd
+from tacit.evaluation.multi_label import multi_label_probe, per_class
+from tacit.evaluation.options import one_of
+from tacit.evaluation.regression import errors, ridge
+from tacit.evaluation.retrieval import by_label
+from tacit.evaluation.task import Score, Task
+
+FEW = {"logistic": low_shot.logistic_few, "prototypes": low_shot.prototypes, "msn": low_shot.msn}
+
+
+def run_knn(
+    task: Task, *, k: tuple[int, ...] = (20,), vote: str = "weighted", temperature: float = 0.07,
+    feature: str = "pooled",
+) -> list[Score]:  # fmt: skip
+    """The k nearest training records vote, weighted by exp(cosine / temperature) or one vote each."""
+    one_of("vote", vote, ("weighted", "majority"))
+    train, test = task.x(feature)
+    tau = temperature if vote == "weighted" else None
+    found = knn_sweep(train, task.train.y, test, ks=k, classes=task.classes, temperature=tau)
+    said = {"feature": feature, "vote": vote} | ({"temperature": temperature} if tau else {})
+    return [task.accuracy(f"knn:k={n}" if len(k) > 1 else "knn", p, {"k": n, **said}) for n, p in found.items()]
+
+
+def run_linear(task: Task, *, feature: str = "pooled") -> list[Score]:
+    """Logistic regression (L-BFGS) on standardised features, its L2 strength swept on a held-out fifth."""
+    train, test = task.x(feature)
+    found, strength = logistic(
+        train, task.train.y, test, classes=task.classes, seed=task.seed, parts=task.parts(task.train.y.numpy())
+    )
+    return [task.accuracy("linear", found.argmax(1), {"solver": "l-bfgs", "l2": strength, "feature": feature})]
+
+
+def run_linear_sgd(task: Task, *, preset: str = "moby", epochs: int = 0, batch_size: int = 0) -> list[Score]:
+    """A paper's linear probe: SGD on augmented images through the frozen encoder; 0 for the paper's own length."""
+    chosen = preset_of(preset)
+    if epochs:
+        chosen = replace(chosen, epochs=epochs)
+    if batch_size:
+        chosen = replace(chosen, batch_size=batch_size)
+    chosen = fit_into(chosen, task.train.source)
+    found = linear_sgd(
+        task.encoder, task.train.source, task.test.found.more, classes=task.classes, preset=chosen, seed=task.seed,
+        workers=task.workers, device=task.device, progress=task.tell("linear_sgd"),
+    )  # fmt: skip
+    said = {
+        "preset": preset, "epochs": chosen.epochs, "batch_size": chosen.batch_size, "lr": found.lr,
+        "feature": found.feature, "encoder_mode": "eval",
+    }  # fmt: skip
+    if found.grid:
+        said |= {"grid": found.grid, "chosen_on": "a held-out tenth of the training set"}
+    return [task.accuracy("linear_sgd", found.predicted, said)]
+
+
+def run_few_shot(
+    task: Task, *, shots: tuple[int, ...] = (5,), draws: int = 10, classifier: str = "logistic",
+    feature: str = "pooled",
+) -> list[Score]:  # fmt: skip
+    """`shots` training records of every class, drawn anew `draws` times; logistic, prototypes or msn."""
+    y = task.train.y.numpy()
+    return [
+        _few(
+            task, f"few_shot:shots={n}" if len(shots) > 1 else "few_shot", classifier, feature,
+            low_shot.draw_shots(y, n, draws, classes=task.classes, seed=task.seed), {"shots": n, "draws": draws},
+        )
+        for n in shots
+    ]  # fmt: skip
+
+
+def run_percent(
+    task: Task, *, share: tuple[float, ...] = (1.0, 10.0), draws: int = 3, classifier: str = "logistic",
+    feature: str = "pooled",
+) -> list[Score]:  # fmt: skip
+    """This per cent of every class's training records, at least one, drawn anew `draws` times."""
+    y = task.train.y.numpy()
+    return [
+        _few(
+            task, f"percent:share={n:g}" if len(share) > 1 else "percent", classifier, feature,
+            low_shot.draw_share(y, n / 100, draws, classes=task.classes, seed=task.seed), {"share": n, "draws": draws},
+        )
+        for n in share
+    ]  # fmt: skip
+
+
+def run_budget(
+    task: Task, *, labels: tuple[int, ...] = (), draws: int = 5, classifier: str = "logistic", feature: str = "pooled"
+) -> list[Score]:
+    """A curve over numbers of labels, nested and in the classes' proportions; by default doubling from one a class."""
+    y = task.train.y.numpy()
+    budgets = labels or tuple(int(n) for n in task.classes * 2 ** np.arange(20) if n <= len(y))
+    return [
+        _few(
+            task, f"budget:labels={n}", classifier, feature,
+            low_shot.draw_budget(y, n, draws, classes=task.classes, seed=task.seed), {"labels": n, "draws": draws},
+        )
+        for n in budgets
+    ]  # fmt: skip
+
+
+def _few(task: Task, name: str, classifier: str, feature: str, rows: list[np.ndarray], said: dict[str, Any]) -> Score:
+    one_of("classifier", classifier, FEW)
+    train, test = task.x(feature)
+    predicted = []
+    for r in rows:
+        r = torch.from_numpy(r)
+        found = FEW[classifier](train[r], task.train.y[r], test, classes=task.classes)
+        predicted.append(found[0] if isinstance(found, tuple) else found)
+    return task.accuracy_over_draws(name, predicted, {**said, "classifier": classifier, "feature": feature})
+
+
+def run_clinical(task: Task, *, threshold: str = "youden", level: float = 0.95, feature: str = "pooled") -> list[Score]:
+    """What clinics ask of a logistic regression: AUROC, sensitivity, specificity, calibration, kappa and more.
+
+    With two classes the second is the finding, and its threshold is chosen on the training set's held-out part.
+    """
+    one_of("threshold", threshold, ("youden", "f1", "sensitivity", "specificity"))
+    train, test = task.x(feature)
+    y, truth = task.train.y.numpy(), task.test.y.numpy()
+    parts = task.parts(y) or stratified(y, 0.2, task.seed)
+    how = {"classes": task.classes, "seed": task.seed}
+    found, strength = logistic(train, task.train.y, test, parts=parts, **how)
+    said = {"l2": strength, "feature": feature}
+    common = {"groups": task.test.groups, "resamples": 500, "seed": task.seed}
+    if task.classes == 2:
+        rows, held = (torch.from_numpy(part) for part in parts)
+        on_held, _ = logistic(train[rows], task.train.y[rows], train[held], **how)
+        cut = choose_threshold(on_held[:, 1].numpy(), y[parts[1]], by=threshold, level=level)
+        scores = binary_scores(found[:, 1].numpy(), truth, threshold=cut, **common)
+        said |= {"threshold": round(float(cut), 4), "chosen_by": threshold}
+    else:
+        scores = multi_class_scores(found.numpy(), truth, **common)
+    return [Score("clinical", name, *map(float, v), len(truth), task.of, said) for name, v in scores.items()]
+
+
+def run_retrieval(task: Task, *, k: tuple[int, ...] = (1, 5), feature: str = "pooled") -> list[Score]:
+    """Test records look for training records of their class by cosine: mAP over the whole ranking, and R@k."""
+    train, test = task.x(feature)
+    found = by_label(test, task.test.y, train, task.train.y, hits=k, precision=(), vote=())
+    wanted = {"AP": "map"} | {f"R@{n}": f"recall_at_{n}" for n in k}
+    return [task.mean("retrieval", name, found.values[key], {"feature": feature}) for key, name in wanted.items()]
+
+
+def run_ridge(task: Task, *, feature: str = "pooled") -> list[Score]:
+    """Ridge regression of every column of numbers, its strength chosen on the training set: R2, MAE, NMAD."""
+    train, test = (x.numpy() for x in task.x(feature))
+    parts = task.parts(None)
+    found = ridge(train, task.train.targets, test, select="held-out" if parts else "gcv", parts=parts, seed=task.seed)
+    scores = []
+    for i, name in enumerate(task.train.source.targets.names):
+        said = {"column": name, "l2": float(found.strength[i]), "feature": feature}
+        label = "ridge" if found.predicted.shape[1] == 1 else f"ridge:{name}"
+        both = found.predicted[:, i], task.test.targets[:, i]
+        for metric in ("r2", "mae", "nmad", "spearman"):
+            scores.append(task.statistic(label, metric, both, lambda p, t, m=metric: errors(p, t)[m], said))
+    return scores
+
+
+def run_multi_label(task: Task, *, metric: str = "average_precision", feature: str = "pooled") -> list[Score]:
+    """One-vs-rest logistic regression for several labels a record: the mean over the labels of a per-class metric."""
+    train, test = task.x(feature)
+    y, truth = task.train.targets, task.test.targets
+    parts = task.parts(y)
+    found, strength = multi_label_probe(train, torch.from_numpy(y).float(), test, parts=parts, seed=task.seed)
+    names = task.train.source.targets.names
+    whole = per_class(found.numpy(), truth, metric, names)
+    said = {
+        "l2": strength, "feature": feature, "left_out": list(whole.left_out),
+        "per_class": {n: round(float(v), 4) for n, v in zip(names, whole.values, strict=True) if np.isfinite(v)},
+    }  # fmt: skip
+    name = "map" if metric == "average_precision" else metric
+
+    def mean(scores: np.ndarray, targets: np.ndarray) -> float:
+        return per_class(scores, targets, metric).mean
+
+    return [task.statistic("multi_label", name, (found.numpy(), truth), mean, said, resamples=200)]
+
+
+def run_label_free(task: Task, *, feature: str = "pooled") -> list[Score]:
+    """RankMe, alpha-ReQ, uniformity and spread of up to 2,000 test features; intervals from random halves of them."""
+    x = task.x(feature)[1][:2000]
+    measures = {
+        "rankme": label_free.rankme, "alpha_req": label_free.alpha_req, "feature_std": label_free.feature_std,
+        "uniformity": label_free.uniformity,
+    }  # fmt: skip
+    rng = np.random.default_rng(task.seed)
+    halves = [torch.from_numpy(rng.permutation(len(x))[: max(len(x) // 2, 2)]) for _ in range(20)]
+    said = {"feature": feature, "interval_over": "random halves"}
+    scores = []
+    for name, measure in measures.items():
+        value, half = float(measure(x)), 1.96 * float(np.std([float(measure(x[rows])) for rows in halves]))
+        scores.append(Score("label_free", name, value, value - half, value + half, len(x), task.of, said))
+    return scores
+
+
+def run_correspondence(task: Task, *, top: int = 10) -> list[Score]:
+    """EsViT's: of a picture's regions and those of its mirrored grey copy, how many of the surest pairs are true."""
+    found = correspondences(
+        task.encoder, task.test.source, top=top, seed=task.seed, workers=task.workers, device=task.device,
+        progress=task.tell("correspondence"),
+    )  # fmt: skip
+    return [task.mean("correspondence", "accuracy", found.accuracy, {"top": top, "chance": found.chance})]
+
+
+def preset_of(name: str):
+    one_of("preset", name, PRESETS)
+    return PRESETS[name]

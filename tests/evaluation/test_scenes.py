@@ -1,0 +1,57 @@
+"""`segment` and `detect` asked for like every other protocol."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import tacit
+from tacit import encoders
+from tacit.errors import UsageError
+from tests.evaluation.dense.conftest import write_shapes
+from tests.evaluation.detection.conftest import write_shapes as write_boxes
+
+
+@pytest.fixture(scope="module")
+def encoder() -> encoders.Encoder:
+    torch.manual_seed(0)
+    return encoders.build("swin_mini", size=32)
+
+
+def test_a_folder_of_masks_is_segmented_beside_random_weights(encoder, tmp_path):
+    folder = write_shapes(tmp_path, train=12, test=6, side=32)
+    result = tacit.evaluate(encoder, folder, protocol="segment,segment:head=patch_knn")
+    rows = {(r["protocol"], r["metric"], r["of"]): r for r in result["results"]}
+    assert {p for p, _, _ in rows} == {"segment", "segment:head=patch_knn"}
+    assert {of for _, _, of in rows} == {"run", "random-init"}
+    row = rows["segment", "miou", "run"]
+    assert row["low"] <= row["value"] <= row["high"]
+    assert row["n"] == 6
+    assert row["settings"]["head"] == "linear"
+    assert set(row["settings"]["per_class"]) <= {f"class {i}" for i in range(4)}
+    assert result["split"] == "test set"
+    other = tacit.evaluate(encoder, write_shapes(tmp_path / "more", 8, 4, side=32), protocol="segment", baselines=False)
+    assert other["split_hash"] != result["split_hash"]
+
+
+def test_a_set_with_boxes_is_detected(encoder, tmp_path):
+    pytest.importorskip("pycocotools")
+    train, test = (write_boxes(tmp_path / name, count, size=48) for name, count in (("a", 4), ("b", 2)))
+    result = tacit.evaluate(encoder, train, test, protocol="detect:epochs=1:batch_size=2", baselines=False)
+    (row,) = result["results"]
+    assert (row["metric"], row["n"]) == ("box_ap", 2)
+    assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
+    assert row["settings"]["model"] == "mask_rcnn"
+
+
+def test_what_does_not_go_together_is_refused(encoder, digits, tmp_path):
+    for protocol, said in (
+        ("segment,detect", "one of them alone"),
+        ("segment,knn", "one of them alone"),
+        ("segment:head=unet", "head 'unet'"),
+        ("detect:model=rcnn", "model 'rcnn'"),
+        ("segment:foreground=1", "yes or no"),
+        ("detect", "no train/ and test/"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            tacit.evaluate(encoder, digits, protocol=protocol)
