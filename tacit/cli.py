@@ -159,7 +159,7 @@ def evaluate(
         str,
         typer.Option(
             help="Comma-separated, with options as in knn:k=10/20; all for what the labels allow. Of knn, linear, "
-            "linear_sgd, few_shot, percent, budget, clinical, retrieval, ridge, multi_label, label_free, "
+            "linear_sgd, fine_tune, few_shot, percent, budget, clinical, retrieval, ridge, multi_label, label_free, "
             "correspondence."
         ),
     ] = "knn,linear",

@@ -40,6 +40,7 @@ PROTOCOLS = {
     "linear_sgd": Protocol(
         standard.run_linear_sgd, needs_encoder=True, slow="it trains through the encoder for many epochs"
     ),
+    "fine_tune": Protocol(standard.run_fine_tune, needs_encoder=True, slow="it trains the whole encoder"),
     "few_shot": Protocol(standard.run_few_shot),
     "percent": Protocol(standard.run_percent, slow="it fits many classifiers"),
     "budget": Protocol(standard.run_budget, slow="it fits many classifiers"),

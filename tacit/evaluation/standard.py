@@ -11,6 +11,7 @@ import torch
 from tacit.evaluation import label_free, low_shot
 from tacit.evaluation.clinical import binary_scores, choose_threshold, multi_class_scores
 from tacit.evaluation.correspondence import correspondences
+from tacit.evaluation.fine_tune import RECIPES, fine_tune
 from tacit.evaluation.knn import knn_sweep
 from tacit.evaluation.linear import logistic, stratified
 from tacit.evaluation.linear_sgd import PRESETS, fit_into, linear_sgd
@@ -64,6 +65,20 @@ def run_linear_sgd(task: Task, *, preset: str = "moby", epochs: int = 0, batch_s
     if found.grid:
         said |= {"grid": found.grid, "chosen_on": "a held-out tenth of the training set"}
     return [task.accuracy("linear_sgd", found.predicted, said)]
+
+
+def run_fine_tune(task: Task, *, recipe: str = "small", epochs: int = 0, batch_size: int = 0) -> list[Score]:
+    """The whole encoder trained on the labels, by a paper's recipe: small, deit or transfer (MoCo v3)."""
+    one_of("recipe", recipe, RECIPES)
+    changes = {k: v for k, v in (("epochs", epochs), ("batch_size", batch_size)) if v}
+    chosen = replace(RECIPES[recipe], **changes)
+    predicted, index = fine_tune(
+        task.encoder, task.train.source, task.test.source, classes=task.classes, recipe=chosen, seed=task.seed,
+        workers=task.workers, device=task.device, progress=task.tell("fine_tune"),
+    )  # fmt: skip
+    right = predicted.numpy() == task.test.source.labels[index.numpy()]
+    said = {"recipe": recipe, "epochs": chosen.epochs, "batch_size": chosen.batch_size}
+    return [task.mean("fine_tune", "top1", right, said)]
 
 
 def run_few_shot(

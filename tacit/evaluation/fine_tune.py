@@ -1,0 +1,209 @@
+"""Fine-tuning for classification: the whole encoder with a linear layer on top, by the recipes of the papers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.data import Mixup
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from tacit.data import Batches, Source
+from tacit.encoders import Encoder, set_drop_path
+from tacit.errors import RunFailed
+from tacit.views import Crop, Plain, Views, collate, finish, rng
+
+RANDAUGMENT = 1 << 41  # a view number no method has
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Rates are for 256 records a step and scale with the batch. `layer_decay` 1 gives all blocks the same rate."""
+
+    epochs: int = 100
+    batch_size: int = 1024
+    lr: float = 1.25e-4
+    warmup_epochs: int = 5
+    lr_end: float = 1e-6
+    weight_decay: float = 0.05
+    layer_decay: float = 1.0
+    drop_path: float = 0.1
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    smoothing: float = 0.1
+    augment: tuple[int, int] | None = (2, 9)  # RandAugment's operations and magnitude (of 30)
+    ema: float = 0.0
+    clip: float | None = None
+
+
+RECIPES = {
+    # DeiT's, as MoCo v3 fine-tunes on ImageNet.
+    "deit": Recipe(epochs=150, batch_size=1024, lr=1.25e-4, ema=0.99996),
+    # MoCo v3's transfer of ViT-B to small sets: 128 records on each of 8 devices.
+    "transfer": Recipe(
+        epochs=100, batch_size=1024, lr=7.5e-5, warmup_epochs=3, weight_decay=0.1, mixup=0.8, cutmix=1.0, augment=(2, 9)
+    ),
+    # For some thousand small images: weaker mixing, since there are few steps, and lower rates in the lower blocks.
+    "small": Recipe(
+        epochs=20, batch_size=64, lr=5e-4, warmup_epochs=2, layer_decay=0.75, drop_path=0.05, mixup=0.0, cutmix=0.0,
+        augment=(1, 5),
+    ),
+}  # fmt: skip
+
+
+class Classifier(nn.Module):
+    """An encoder, what may stand between, and a linear layer that begins at zero."""
+
+    def __init__(self, encoder: Encoder, classes: int, neck: nn.Module | None = None, width: int | None = None):
+        super().__init__()
+        self.encoder, self.neck = encoder, neck or nn.Identity()
+        self.head = nn.Linear(width or encoder.width, classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.neck(self.encoder(x)))
+
+
+def depth_of(name: str, encoder: Encoder) -> tuple[int, int]:
+    """The layer a parameter of the trunk belongs to, from 0 (patch embedding), and the number of the last (BEiT)."""
+    trunk = encoder.trunk
+    if isinstance(trunk, VisionTransformer):
+        blocks = len(trunk.blocks)
+        inside = name.split(".")
+        if inside[0] == "blocks":
+            return int(inside[1]) + 1, blocks + 1
+        return (blocks + 1 if name.startswith(("norm.", "fc_norm.")) else 0), blocks + 1
+    if isinstance(trunk, SwinTransformer):
+        sizes = [len(stage.blocks) for stage in trunk.layers]
+        inside = name.split(".")
+        if inside[0] == "layers":
+            before = sum(sizes[: int(inside[1])])
+            return before + (int(inside[3]) if inside[2] == "blocks" else 0) + 1, sum(sizes) + 1
+        return (sum(sizes) + 1 if name.startswith("norm.") else 0), sum(sizes) + 1
+    return 0, 1
+
+
+def parameter_groups(model: Classifier, r: Recipe) -> list[dict]:
+    """AdamW's groups: layer-wise rates (`scale`), no decay for vectors, position tables and class tokens."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        scale = 1.0
+        if name.startswith("encoder.trunk."):
+            depth, layers = depth_of(name.removeprefix("encoder.trunk."), model.encoder)
+            scale = r.layer_decay ** (layers - depth)
+        plain = p.ndim < 2 or name.endswith(("pos_embed", "cls_token", "relative_position_bias_table"))
+        groups.setdefault((scale, 0.0 if plain else r.weight_decay), []).append(p)
+    return [{"params": ps, "weight_decay": decay, "scale": scale} for (scale, decay), ps in groups.items()]
+
+
+def rate(step: int, steps: int, per_epoch: int, r: Recipe) -> float:
+    """Linear warm-up from 0, then a cosine to `lr_end`."""
+    peak, warmup = r.lr * r.batch_size / 256, r.warmup_epochs * per_epoch
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    share = (step - warmup) / max(steps - warmup, 1)
+    return r.lr_end + 0.5 * (peak - r.lr_end) * (1 + np.cos(np.pi * share))
+
+
+class _Augmented(Dataset):
+    """Crops after RandAugment (Cubuk et al. 2020), drawn by (seed, epoch, record)."""
+
+    def __init__(self, views: Views, operations: int, magnitude: int):
+        self.views, self.change = (
+            views,
+            v2.RandAugment(operations, magnitude, interpolation=v2.InterpolationMode.BILINEAR),
+        )
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        sample = self.views[key]
+        (crop,) = sample["crops"]
+        if crop.dtype == np.uint8 and crop.shape[2] == 3:  # its operations are of colour pictures
+            state = torch.get_rng_state()
+            torch.manual_seed(int(rng(self.views.seed, key[0], sample["index"], RANDAUGMENT).integers(2**62)))
+            changed = self.change(torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))))
+            torch.set_rng_state(state)
+            sample["crops"] = [changed.numpy().transpose(1, 2, 0)]
+        return sample
+
+
+def fine_tune(
+    encoder: Encoder,
+    source: Source,
+    test: Source,
+    *,
+    classes: int,
+    recipe: Recipe,
+    neck: nn.Module | None = None,
+    neck_width: int | None = None,
+    seed: int = 0,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Predictions [M] for the readable records of `test`, and their numbers [M]. The encoder is copied.
+
+    Args:
+        neck: layers between the pooled feature and the classifier, trained too: the first ones of a projection head
+            (SimCLR v2, section 2.2), of output width `neck_width`.
+
+    Raises:
+        RunFailed: a loss that is no number.
+    """
+    r = recipe
+    torch.manual_seed(seed)
+    model = Classifier(set_drop_path(deepcopy(encoder), r.drop_path), classes, deepcopy(neck), neck_width).to(device)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(r.ema)) if r.ema else None
+    solver = torch.optim.AdamW(parameter_groups(model, r), lr=0.0)
+    mix = Mixup(r.mixup, r.cutmix, label_smoothing=r.smoothing, num_classes=classes) if r.mixup or r.cutmix else None
+    view = Crop(inputs=encoder.inputs, name="fine-tune")
+    data: Dataset = Views(source, [view], seed)
+    if r.augment:
+        data = _Augmented(data, *r.augment)
+    batch = min(r.batch_size, len(source)) // 2 * 2  # Mixup takes pairs
+    per_epoch = len(source) // batch
+    steps = r.epochs * per_epoch
+    order = Batches(source, batch_size=batch, seed=seed, total_steps=steps)
+    loader = DataLoader(data, batch_sampler=order, collate_fn=collate, num_workers=workers)
+    np.random.seed(seed)  # timm's Mixup draws there  # noqa: NPY002
+    model.train()
+    for step, found in enumerate(loader):
+        for group in solver.param_groups:
+            group["lr"] = rate(step, steps, per_epoch, r) * group["scale"]
+        x, y = finish(found, [view])[0]["image"].to(device), found["label"].to(device)
+        if mix is not None:
+            x, y = mix(x, y)
+        loss = F.cross_entropy(model(x).float(), y, label_smoothing=0.0 if mix is not None else r.smoothing)
+        if not torch.isfinite(loss):
+            raise RunFailed(f"The loss is {float(loss)} at step {step} of {steps}. Lower lr ({r.lr:g}).")
+        solver.zero_grad()
+        loss.backward()
+        if r.clip:
+            nn.utils.clip_grad_norm_(model.parameters(), r.clip)
+        solver.step()
+        if average is not None:
+            average.update_parameters(model)
+        if progress is not None:
+            progress(step + 1, steps)
+    return _predict(average.module if average is not None else model, test, encoder, device, workers)
+
+
+@torch.no_grad()
+def _predict(model: Classifier, test: Source, encoder: Encoder, device, workers: int) -> tuple[Tensor, Tensor]:
+    model.eval()
+    loader = DataLoader(Plain(test, encoder.inputs), batch_size=256, num_workers=workers, collate_fn=Plain.collate)
+    predicted, index = [], []
+    for batch in loader:
+        if batch["image"] is not None:
+            predicted.append(model(encoder.inputs.prepare(batch["image"].to(device))).argmax(1).cpu())
+            index.append(batch["index"])
+    return torch.cat(predicted), torch.cat(index)
