@@ -41,9 +41,9 @@ def main() -> None:
         axis.set_title(f"{result['encoder']}, {len(result['seeds'])} seeds", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("CIFAR-10 accuracy, %")
-    axes[0][0].legend(fontsize=7, loc="upper left")
-    axes[0][0].set_ylim(0, 55)
-    figure.tight_layout()
+    axes[0][0].set_ylim(0, 50)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, loc="lower center", ncols=3, frameon=False)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.out, dpi=130)
 

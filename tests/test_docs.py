@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import write_digits
 from typer.main import get_command
 
 from tacit.cli import app
 from tacit.evaluation import parse
 from tacit.methods import METHODS, find
 from tacit.settings import with_assignments
+from tests.conftest import write_digits
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from conftest import write_digits
 
 import tacit
 from tacit.evaluation import difference
 from tacit.methods import METHODS
+from tests.conftest import write_digits
 
 SEEDS = (0, 1, 2)
 
