@@ -151,7 +151,9 @@ def pretrain(
 @app.command()
 def evaluate(
     what: Annotated[str, typer.Argument(metavar="RUN|ENCODER", help="A run folder, an encoder folder or a timm name.")],
-    data: Annotated[str, typer.Option(help="Labelled data: class folders, or a folder with train/ and test/.")],
+    data: Annotated[
+        str, typer.Option(help="Labelled data: class folders, a table, or a folder with train/ and test/.")
+    ],
     test: Annotated[
         str | None, typer.Option(help="The test set. [default: test/ of --data, or a fifth held out]")
     ] = None,
@@ -160,7 +162,7 @@ def evaluate(
         typer.Option(
             help="Comma-separated, with options as in knn:k=10/20; all for what the labels allow. Of knn, linear, "
             "linear_sgd, fine_tune, few_shot, percent, budget, clinical, retrieval, ridge, multi_label, label_free, "
-            "correspondence."
+            "correspondence; segment for masks, detect for boxes."
         ),
     ] = "knn,linear",
     label: Label = None,
@@ -231,7 +233,7 @@ def compare(
     if json:
         print(api.to_json(result))
         return
-    _show_table(list(tables.TITLES), [list(row) for row in tables.rows(result)])
+    _show_table(list(tables.titles(result)), [list(row) for row in tables.rows(result)])
     print(tables.caption(result))
     if out is not None:
         print(f"Wrote {out}")

@@ -52,7 +52,8 @@ def compare(results: dict[str, dict[str, Any]], *, seed: int = 0) -> dict[str, A
                     differences.append(about | _difference(a, b, seed))
     for row, p in zip(differences, holm([d["p"] for d in differences]) if differences else (), strict=True):
         row["p_holm"] = float(p)
-    table = np.array([[sign(key[1]) * scores[name][key]["value"] for name in scores] for key in shared])
+    ranked = [key for key in shared if not key[0].startswith("label_free")] or shared  # which say nothing of labels
+    table = np.array([[sign(key[1]) * scores[name][key]["value"] for name in scores] for key in ranked])
     first = next(iter(results.values()))
     return {
         "split": first["split"],

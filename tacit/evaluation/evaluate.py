@@ -60,7 +60,7 @@ def evaluate(
     skipped: dict[str, str] = {}
     choose = list(protocols) == ["all"]
     if choose:
-        protocols, skipped = everything(kind)
+        protocols, skipped = everything(kind, len(train.classes or ()))
     asked = [parse(spec) for spec in protocols]
     for one in asked:
         if one.name in SCENES:

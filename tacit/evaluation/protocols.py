@@ -72,7 +72,7 @@ def features_of(asked: Asked, encoder: Encoder) -> tuple[str, ...]:
     return (asked.options.get("feature", "pooled"),)
 
 
-def everything(kind: str) -> tuple[list[str], dict[str, str]]:
+def everything(kind: str, classes: int) -> tuple[list[str], dict[str, str]]:
     """What "all" means for labels of this kind, and why the other protocols are left out."""
     chosen, skipped = [], {}
     for name, protocol in PROTOCOLS.items():
@@ -80,6 +80,8 @@ def everything(kind: str) -> tuple[list[str], dict[str, str]]:
             skipped[name] = f"it needs {' or '.join(WORDS[k] for k in sorted(protocol.kinds))}"
         elif protocol.slow:
             skipped[name] = f"{protocol.slow}; ask for it by name"
+        elif name == "clinical" and classes != 2:
+            skipped[name] = f"it is for findings, yes or no, and there are {classes} classes; ask for it by name"
         else:
             chosen.append(name)
     return chosen, skipped

@@ -73,6 +73,12 @@ def test_every_table_says_split_seed_and_inputs_and_escapes_names():
     body = list(csv.DictReader(io.StringIO(tables.comma(found))))
     assert [row["encoder"] for row in body] == ["c_d&", "a|<b>"]
     assert [row["to the best"] for row in body] == ["", "-15.0"]
+    assert "inputs" not in body[0]
+    other = result(RIGHT) | {"inputs": {"size": 64, "crop": 0.875, "interpolation": "bicubic"}}
+    both = tables.markdown(evaluation.compare({"a": result(RIGHT), "b": other}))
+    assert "| inputs |" in both
+    assert "64 px, crop 0.875, bicubic" in both
+    assert "| +0.0 | +0.0 to +0.0 |" in both
 
 
 def test_encoders_are_compared_on_data_and_from_what_runs_hold(digits, tmp_path, monkeypatch):
