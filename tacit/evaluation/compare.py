@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from tacit.errors import UsageError
+from tacit.evaluation.label_free import rank_correlation
+from tacit.evaluation.low_shot import saving
 from tacit.evaluation.options import options_of
 from tacit.evaluation.paired import average_ranks, holm, mcnemar, paired_bootstrap, sign_flip_test
 from tacit.evaluation.protocols import PROTOCOLS, SCENES
@@ -20,10 +22,14 @@ def compare(results: dict[str, dict[str, Any]], *, seed: int = 0) -> dict[str, A
     Returns:
         `{"split", "split_hash", "seed", "scores": [{"encoder", "protocol", "metric", "value", "low", "high", "n",
         "settings", "inputs"}], "differences": [{"protocol", "metric", "a", "b", "difference", "low", "high", "p",
-        "p_holm", "test"}], "ranks": {encoder: mean rank over the scores, 1 is best}}`. Differences are of the best
-        encoder to every other; their interval is the paired bootstrap's, p McNemar's exact test where records are right
-        or wrong, and the paired sign-flip test where they are shares; p_holm is corrected for all differences of the
-        table.
+        "p_holm", "test"}], "ranks": {encoder: mean rank over the scores, 1 is best}, "label_free": [{"measure",
+        "protocol", "spearman", "p", "n"}], "savings": [{"encoder", "over", "target", "factor"}]}`.
+
+        Differences are of the best encoder to every other; their interval is the paired bootstrap's, p McNemar's exact
+        test where records are right or wrong, and the paired sign-flip test where they are shares; p_holm is corrected
+        for all differences of the table. With four encoders or more, `label_free` says how well each label-free measure
+        orders them as each probe does. With label-budget curves, `savings` says how many times fewer labels each needs
+        than the weakest does for the weakest's best.
 
     Raises:
         UsageError: fewer than two encoders, other splits, other settings, or no protocol in common.
@@ -62,7 +68,43 @@ def compare(results: dict[str, dict[str, Any]], *, seed: int = 0) -> dict[str, A
         "scores": rows,
         "differences": differences,
         "ranks": dict(zip(scores, (float(r) for r in average_ranks(table)), strict=True)),
+        "label_free": _orders(scores, shared),
+        "savings": _savings(scores, shared),
     }
+
+
+def _orders(scores: dict[str, dict], shared: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Rank correlations of the label-free measures with the first metric of every other protocol."""
+
+    def values(key: tuple[str, str]) -> list[float]:
+        return [sign(key[1]) * of[key]["value"] for of in scores.values()]
+
+    free = {key[1]: values(key) for key in shared if key[0].startswith("label_free")}
+    free = {name: v for name, v in free.items() if np.ptp(v) > 0}
+    probes = {key[0]: key for key in reversed(shared) if not key[0].startswith(("label_free", "correspondence"))}
+    if len(scores) < 4 or not free:
+        return []
+    return [
+        {"measure": measure, "protocol": protocol, "spearman": found.spearman, "p": found.spearman_p, "n": found.n}
+        for protocol, key in reversed(probes.items())
+        if np.ptp(values(key)) > 0
+        for measure, found in rank_correlation(free, values(key)).items()
+    ]
+
+
+def _savings(scores: dict[str, dict], shared: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    keys = [key for key in shared if key[0].startswith("budget:labels=")]
+    if len(keys) < 2:
+        return []
+    budgets = [scores[next(iter(scores))][key]["settings"]["labels"] for key in keys]
+    curves = {name: [of[key]["value"] for key in keys] for name, of in scores.items()}
+    weakest = min(curves, key=lambda name: max(curves[name]))
+    target = max(curves[weakest])
+    return [
+        {"encoder": name, "over": weakest, "target": target, "factor": saving(budgets, curves[weakest], curve, target)}
+        for name, curve in curves.items()
+        if name != weakest
+    ]
 
 
 def by_name(result: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:

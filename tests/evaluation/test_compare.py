@@ -99,6 +99,40 @@ def test_encoders_are_compared_on_data_and_from_what_runs_hold(digits, tmp_path,
     assert len(both["ranks"]) == 2
 
 
+def test_label_free_measures_are_judged_by_the_order_they_give():
+    def of(value: float, rankme: float) -> dict:
+        found = result(np.arange(1000) < 1000 * value)
+        free = {**found["results"][0], "protocol": "label_free", "metric": "rankme", "value": rankme, "settings": {}}
+        return {**found, "results": [found["results"][0], free]}
+
+    found = evaluation.compare({"a": of(0.5, 10), "b": of(0.6, 20), "c": of(0.7, 30), "d": of(0.8, 40)})
+    (row,) = found["label_free"]
+    assert (row["measure"], row["protocol"], row["spearman"], row["n"]) == ("rankme", "knn", pytest.approx(1), 4)
+    assert row["p"] == pytest.approx(2 / 24)
+    assert found["ranks"]["d"] == 1
+    assert evaluation.compare({"a": of(0.5, 10), "b": of(0.6, 20)})["label_free"] == []
+
+
+def test_label_budget_curves_say_how_many_labels_are_saved():
+    budgets = [50, 100, 200, 400, 800, 1600]
+
+    def of(times: float) -> dict:
+        found = result(RIGHT)
+        rows = [
+            {
+                **found["results"][0], "protocol": f"budget:labels={n}", "value": 1 - 0.5 * (times * n) ** -0.3,
+                "settings": {"labels": n},
+            }
+            for n in budgets
+        ]  # fmt: skip
+        return {**found, "results": rows, "records": {}}
+
+    (row,) = evaluation.compare({"before": of(1), "after": of(4)})["savings"]
+    assert (row["encoder"], row["over"]) == ("after", "before")
+    assert row["factor"] == pytest.approx(4, rel=0.02)
+    assert row["target"] == pytest.approx(1 - 0.5 * 1600**-0.3)
+
+
 def test_the_latest_scores_of_one_split_are_taken_together(tmp_path):
     old, new = result(WORSE), result(RIGHT)
     linear = {**new, "results": [{**new["results"][0], "protocol": "linear"}], "records": {"run/linear/top1": RIGHT}}
