@@ -236,9 +236,8 @@ def compare(
     _show_table(list(tables.titles(result)), [list(row) for row in tables.rows(result)])
     print(tables.caption(result))
     for o in result["label_free"]:
-        print(
-            f"{o['measure']} orders the {o['n']} as {o['protocol']} does by Spearman {o['spearman']:+.2f} (p {o['p']:.2g})"
-        )
+        how = f"Spearman {o['spearman']:+.2f}, p {o['p']:.2g}"
+        print(f"{o['measure']} and {o['protocol']} order these {o['n']} encoders alike by {how}")
     for s in result["savings"]:
         print(
             f"{s['encoder']} needs {s['factor']:.1f} times fewer labels than {s['over']} for {100 * s['target']:.1f} %"
