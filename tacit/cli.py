@@ -161,8 +161,8 @@ def evaluate(
         str,
         typer.Option(
             help="Comma-separated, with options as in knn:k=10/20; all for what the labels allow. Of knn, linear, "
-            "linear_sgd, fine_tune, few_shot, percent, budget, clinical, retrieval, ridge, multi_label, label_free, "
-            "correspondence; segment for masks, detect for boxes."
+            "linear_sgd, fine_tune, few_shot, percent, subset, budget, clinical, retrieval, ridge, multi_label, "
+            "label_free, correspondence; segment for masks, detect for boxes."
         ),
     ] = "knn,linear",
     label: Label = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,6 +55,30 @@ def draw_budget(labels: np.ndarray, budget: int, draws: int, *, classes: int, se
         ranks[np.cumsum([0, *map(len, orders[:-1])])] = -1.0  # one of every class before all others
         found.append(np.concatenate(orders)[np.argsort(ranks, kind="stable")[:budget]])
     return found
+
+
+def rows_named(file: str, names: Sequence[str]) -> np.ndarray:
+    """Rows of the records that a text file names, one a line, by their whole name or by that of the file.
+
+    Raises:
+        DataError: no such file, or a name that no record has.
+    """
+    try:
+        with open(file, encoding="utf-8") as f:
+            wanted = [line.strip() for line in f if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"subset:file={file}: cannot be read ({error}). Give a text file of names, one a line."
+        ) from error
+    row = {name.replace(os.sep, "/").rpartition("/")[2]: i for i, name in enumerate(names)}
+    row |= {name: i for i, name in enumerate(names)}
+    if unknown := [name for name in wanted if name not in row]:
+        raise DataError(
+            f"{file} names {len(unknown):,} files that are no training records, the first is {unknown[0]!r}."
+        )
+    if not wanted:
+        raise DataError(f"{file} names no file.")
+    return np.unique([row[name] for name in wanted])
 
 
 def _orders(labels: np.ndarray, classes: int, seed: int, draw: int) -> list[np.ndarray]:

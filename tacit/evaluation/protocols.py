@@ -43,6 +43,7 @@ PROTOCOLS = {
     "fine_tune": Protocol(standard.run_fine_tune, needs_encoder=True, slow="it trains the whole encoder"),
     "few_shot": Protocol(standard.run_few_shot),
     "percent": Protocol(standard.run_percent, slow="it fits many classifiers"),
+    "subset": Protocol(standard.run_subset, slow="it needs a file of names"),
     "budget": Protocol(standard.run_budget, slow="it fits many classifiers"),
     "clinical": Protocol(standard.run_clinical),
     "retrieval": Protocol(standard.run_retrieval),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from tacit.errors import DataError
 from tacit.evaluation import label_free, low_shot
 from tacit.evaluation.clinical import binary_scores, choose_threshold, multi_class_scores
 from tacit.evaluation.correspondence import correspondences
@@ -109,6 +111,21 @@ def run_percent(
         )
         for n in share
     ]  # fmt: skip
+
+
+def run_subset(task: Task, *, file: str = "", classifier: str = "logistic", feature: str = "pooled") -> list[Score]:
+    """The training records that a text file names, one a line by name or by file name, as the papers' 1 % and 10 %."""
+    one_of("classifier", classifier, FEW)
+    names = [task.train.origin.name(int(i)) for i in task.train.found.index]
+    rows = low_shot.rows_named(file, names)
+    missing = np.setdiff1d(np.arange(task.classes), task.train.y[rows])
+    if len(missing):
+        raise DataError(f"{file} names no record of {len(missing)} of {task.classes} classes.")
+    train, test = task.x(feature)
+    found = FEW[classifier](train[rows], task.train.y[rows], test, classes=task.classes)
+    predicted = found[0] if isinstance(found, tuple) else found
+    said = {"file": os.path.basename(file), "labels": len(rows), "classifier": classifier, "feature": feature}
+    return [task.accuracy("subset", predicted, said)]
 
 
 def run_budget(

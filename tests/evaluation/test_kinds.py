@@ -112,6 +112,24 @@ def test_classes_that_training_never_had_are_refused(encoder, digits):
         evaluation.evaluate(encoder, few, source, ["knn"])
 
 
+def test_the_labels_of_a_published_list_are_used(encoder, digits, tmp_path):
+    source = open_source(digits)
+    names = [source.name(i) for i in range(len(source))]
+    test = source.select(np.arange(1, 200, 2))
+    listed = tmp_path / "some.txt"
+    listed.write_text("\n".join(name.rpartition("/")[2] for name in names[::4]) + "\n\n")
+    (row,) = evaluation.evaluate(encoder, source, test, [f"subset:file={listed}"], baselines=False)["results"]
+    assert (row["settings"]["labels"], row["settings"]["file"], row["n"]) == (50, "some.txt", 100)
+    listed.write_text("nothing.png\n")
+    with pytest.raises(DataError, match=r"1 files that are no training records.*nothing\.png"):
+        evaluation.evaluate(encoder, source, test, [f"subset:file={listed}"], baselines=False)
+    listed.write_text(names[0])
+    with pytest.raises(DataError, match="no record of 9 of 10 classes"):
+        evaluation.evaluate(encoder, source, test, [f"subset:file={listed}"], baselines=False)
+    with pytest.raises(DataError, match="one a line"):
+        evaluation.evaluate(encoder, source, test, ["subset"], baselines=False)
+
+
 def test_retrieval_of_the_raw_digits_beats_chance(encoder, digits):
     result = evaluation.evaluate(encoder, open_source(digits), None, ["retrieval:k=1/5"])
     found = scores(result, "raw-input")
