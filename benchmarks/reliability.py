@@ -57,7 +57,7 @@ def same(a: tacit.Run, b: tacit.Run) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def kill(work: Path, kills: int = 20, steps: int = 400) -> str:
+def kill(work: Path, kills: int = 20, steps: int = 800) -> str:
     """A forked child trains and is killed after a random time; what it left is resumed by the next."""
     data = pictures(work / "data", 400)
     whole = pretrain(data, work / "whole", steps=steps)
