@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class Recipe:
 
 
 RECIPES = {
-    # DeiT's, as MoCo v3 fine-tunes on ImageNet.
+    # DeiT's, as MoCo v3 fine-tunes on ImageNet; without random erasing and repeated augmentation.
     "deit": Recipe(epochs=150, batch_size=1024, lr=1.25e-4, ema=0.99996),
     # MoCo v3's transfer of ViT-B to small sets: 128 records on each of 8 devices.
     "transfer": Recipe(
@@ -159,7 +159,8 @@ def fine_tune(
     Raises:
         RunFailed: a loss that is no number.
     """
-    r = recipe
+    batch = min(recipe.batch_size, len(source)) // 2 * 2  # Mixup takes pairs
+    r = replace(recipe, batch_size=batch)  # rates scale with the batch there is
     torch.manual_seed(seed)
     model = Classifier(set_drop_path(deepcopy(encoder), r.drop_path), classes, deepcopy(neck), neck_width).to(device)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(r.ema)) if r.ema else None
@@ -169,7 +170,6 @@ def fine_tune(
     data: Dataset = Views(source, [view], seed)
     if r.augment:
         data = _Augmented(data, *r.augment)
-    batch = min(r.batch_size, len(source)) // 2 * 2  # Mixup takes pairs
     per_epoch = len(source) // batch
     steps = r.epochs * per_epoch
     order = Batches(source, batch_size=batch, seed=seed, total_steps=steps)
