@@ -145,9 +145,7 @@ def _same_split(results: dict[str, dict[str, Any]]) -> None:
 def _same_settings(protocol: str, scores: dict[str, dict[str, Any]]) -> None:
     """What a user chose must be equal; what a protocol chose for an encoder (a strength, a rate) may differ."""
     kind = protocol.partition(":")[0]
-    options = set(options_of(SCENES.get(kind) or PROTOCOLS[kind].run)) - (
-        {"feature"} if kind == "linear_sgd" else set()
-    )
+    options = set(options_of(SCENES.get(kind) or PROTOCOLS[kind].run))
     chosen = {name: {k: v for k, v in s["settings"].items() if k in options} for name, s in scores.items()}
     first, *others = chosen
     for name in others:

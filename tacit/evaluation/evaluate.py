@@ -68,7 +68,7 @@ def evaluate(
         check_kind(one.name, kind)
     names = tuple(dict.fromkeys(["pooled", *(name for one in asked for name in features_of(one, encoder))]))
     choices.check(encoder, names)
-    device = torch.device(device or all_devices()[0])
+    devices = [torch.device(device)] if device else all_devices()
     rows = None if test is not None else _split(train, seed)
     if test is not None and train.groups is not None and test.groups is not None:
         check_groups(train.groups, test.groups)
@@ -82,7 +82,7 @@ def evaluate(
         both = [
             raw(part, encoder.inputs, workers=workers, progress=tell)
             if subject is None
-            else features(subject, part, names=names, workers=workers, cache=cache, progress=tell)
+            else features(subject, part, names=names, workers=workers, devices=devices, cache=cache, progress=tell)
             for part in (train, test)
             if part is not None
         ]
@@ -91,7 +91,7 @@ def evaluate(
             parts = [Part(source, found, source) for source, found in zip((train, test), both, strict=True)]
         else:
             parts = [Part(train.select(of_part), _among(both[0], of_part), train) for of_part in rows]
-        task = Task(*parts, len(train.classes or ()), seed, of, subject, workers, device, progress)
+        task = Task(*parts, len(train.classes or ()), seed, of, subject, workers, devices[0], progress)
         for one in asked:
             if subject is not None or not PROTOCOLS[one.name].needs_encoder:
                 scores += _run(one, task, skipped, strict=not choose)
