@@ -84,7 +84,7 @@ def pretrain(
     ] = None,
     out: Annotated[str | None, typer.Option(help="The run folder, new or (with --resume) begun.")] = None,
     encoder: Annotated[
-        str | None, typer.Option(help="Trunk: a timm name, or swin_tiny, deit_small, swin_mini, vit_mini.")
+        str | None, typer.Option(help="Trunk: a timm name, or swin_tiny, deit_small, swin_mini, vit_mini, resnet_mini.")
     ] = None,
     preset: Annotated[
         str | None,

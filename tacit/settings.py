@@ -19,6 +19,11 @@ def setting(default: Any, help: str, *, low: float | None = None, high: float | 
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def again(base: type, name: str, default: Any) -> Any:
+    """A field of `base` with another default: its sentence and what is allowed stay."""
+    return dataclasses.field(default=default, metadata=base.__dataclass_fields__[name].metadata)
+
+
 def problems(settings: Any) -> list[str]:
     """Every field whose value is of the wrong type, out of its range or not among its choices."""
     found = []

@@ -8,12 +8,13 @@ import timm
 import torch
 from torch import nn
 
+from tacit.encoders import geometry
 from tacit.encoders.encoder import Encoder, TokenBatchNorm, blocks_with_drop_path, set_drop_path
-from tacit.encoders.geometry import family, geometry_problems
+from tacit.encoders.geometry import family, geometry_problems, timm_arguments
 from tacit.errors import BadSettings, DataError, Unknown
 from tacit.views import Inputs, input_spec
 
-# Our names: the timm architecture and what is changed of it. The two small ones are for inputs of 28 to 96 pixels.
+# Our names: the timm architecture and what is changed of it. The three small ones are for inputs of 28 to 96 pixels.
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "swin_mini": (
         "swin_tiny_patch4_window7_224",
@@ -23,6 +24,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
         "deit_small_patch16_224",
         {"patch_size": 4, "embed_dim": 128, "depth": 4, "num_heads": 4},
     ),
+    "resnet_mini": ("resnet18", {"channels": (32, 64, 128, 256), "stem_width": 32, "small_stem": True}),
     "swin_tiny": ("swin_tiny_patch4_window7_224", {}),
     "deit_small": ("deit_small_patch16_224", {}),
 }
@@ -39,6 +41,7 @@ def build(
     norm_before_mlp: str = "ln",
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    interpolation: str = "bilinear",
     pretrained: bool = False,
     **kwargs: Any,
 ) -> Encoder:
@@ -50,7 +53,7 @@ def build(
         drop_path: stochastic depth of the last block, rising from 0 at the first.
         patch, window: patch size, and a Swin's window, where they should differ from the name's.
         norm_before_mlp: "ln", or "bn" for BatchNorm over batch and tokens.
-        mean, std: of the inputs, one number a channel; ImageNet's when left out.
+        mean, std: of the inputs, one number a channel; ImageNet's when left out. interpolation: how they are resized.
         kwargs: anything else timm's model takes.
 
     Raises:
@@ -66,7 +69,7 @@ def build(
     if found:
         raise BadSettings(found)
     arch, made = resolve(name, size, patch, window, channels, kwargs)
-    inputs = input_spec(size, channels, mean, std)
+    inputs = input_spec(size, channels, mean, std, interpolation)
     encoder = assemble(name, arch, made, norm_before_mlp, inputs, pretrained=pretrained)
     if drop_path and not blocks_with_drop_path(encoder):
         raise BadSettings([f"drop_path = {drop_path}: {name} has no residual blocks to drop. Set drop_path=0."])
@@ -78,7 +81,7 @@ def assemble(
 ) -> Encoder:
     """The encoder that `encoder.json` describes: timm's `arch` with the arguments `made`, without stochastic depth."""
     try:
-        trunk = timm.create_model(arch, pretrained=pretrained, num_classes=0, **made)
+        trunk = timm.create_model(arch, pretrained=pretrained, num_classes=0, **timm_arguments(made))
     except OSError as error:
         if not pretrained:
             raise
@@ -86,6 +89,11 @@ def assemble(
             f"The published weights of {name} cannot be fetched ({type(error).__name__}). Check the connection, or "
             f"take the architecture without them: {name}:random"
         ) from error
+    if made.get("small_stem"):  # of small inputs nothing is thrown away at the start (He et al. 2016, section 4.2)
+        first = trunk.conv1
+        trunk.conv1 = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(trunk.conv1.weight, mode="fan_out", nonlinearity="relu")
+        trunk.maxpool = nn.Identity()
     if not pretrained and getattr(trunk, "cls_token", None) is not None:
         nn.init.trunc_normal_(trunk.cls_token, std=0.02)  # as published for DeiT; timm now draws it with 1e-6
     if norm_before_mlp == "bn":
@@ -105,6 +113,12 @@ def problems(
         return low
     arch, made = resolve(name, size, patch, window, channels, kwargs)
     return geometry_problems(name, arch, size, made)
+
+
+def crop_problems(name: str, size: int, patch: int | None = None, setting: str = "local_size") -> list[str]:
+    """Why crops of `size` pixels cannot go through an encoder that `any_size` made; empty when they can."""
+    arch, made = resolve(name, size, patch, None, 3, {})
+    return geometry.crop_problems(name, arch, made, size, setting)
 
 
 def lacking(

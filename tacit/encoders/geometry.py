@@ -42,6 +42,21 @@ def geometry_problems(name: str, arch: str, size: int, made: dict[str, Any]) -> 
     return found
 
 
+def crop_problems(name: str, arch: str, made: dict[str, Any], size: int, setting: str) -> list[str]:
+    """Why small crops of `size` cannot go through a trunk that takes any size: they are cut into whole patches."""
+    kind = family(arch)
+    patch = made.get("patch_size") or _number(arch, "patch", 4 if kind == "swin" else 16)
+    if kind == "other" or (size >= patch and size % patch == 0):
+        return []
+    where = f"{size} = {size // patch} x {patch} + {size % patch}"
+    return [f"{setting} = {size}: must be a multiple of the patch size of {name}; {where}. Set {_near(size, patch)}."]
+
+
+def timm_arguments(made: dict[str, Any]) -> dict[str, Any]:
+    """What of an encoder's arguments is timm's; the rest is done to what timm makes."""
+    return {name: value for name, value in made.items() if name != "small_stem"}
+
+
 def _swin_shape(arch: str, made: dict[str, Any]) -> tuple[int, int]:
     """Window (the smallest, where stages differ) and number of stages."""
     window = made.get("window_size") or _number(arch, "window", 7)
@@ -91,7 +106,7 @@ def _trial(arch: str, size: int, made: tuple[tuple[str, Any], ...]) -> str | Non
     shape = (2, arguments.get("in_chans", 3), size, size)
     try:
         with torch.device("meta"), torch.no_grad():
-            timm.create_model(arch, num_classes=0, **arguments).eval()(torch.empty(shape))
+            timm.create_model(arch, num_classes=0, **timm_arguments(arguments)).eval()(torch.empty(shape))
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
         words = str(error).strip() or type(error).__name__
         return None if "meta" in words else words.splitlines()[0][:200]

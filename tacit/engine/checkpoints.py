@@ -77,5 +77,5 @@ class Saver(L.Callback):
     def save(self, trainer: L.Trainer, module) -> None:
         trainer.save_checkpoint(self.folder / "last.ckpt")
         if trainer.is_global_zero:
-            encoders.save(module.method.encoder, self.run / "encoder")
+            encoders.save(module.method.handed_over, self.run / "encoder")
         self.saved, self.wanted = time.monotonic(), False

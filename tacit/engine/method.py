@@ -21,6 +21,7 @@ class Step(NamedTuple):
         embeddings [N, D]    what the loss compares, L2-normalised
         positives [N, D]     row n belongs to the same record as row n of `embeddings`
         negatives [D, K]     what every embedding is pushed away from
+        targets [N, K]       probabilities over prototypes that a student is to match
         queue_age []         mean age of the negatives, in steps
         and whatever the method's own `after_step` needs.
     """
@@ -33,7 +34,8 @@ class Method(nn.Module):
     """A published system: it owns encoders, heads, teachers and the objective, and knows nothing of files or loops.
 
     `Settings` is a frozen dataclass under `Recipe` whose defaults are the paper's; `presets` holds complete settings by
-    name, `paper` and `small` at least. The online encoder, the one handed over, is `self.encoder`.
+    name, `paper` and `small` at least. The online encoder is `self.encoder`; `handed_over` is that, unless the paper
+    hands over another.
     """
 
     title: ClassVar[str]
@@ -46,6 +48,11 @@ class Method(nn.Module):
     tiny: ClassVar[dict[str, object]] = {}  # what the contract test changes in `small` to be fast
 
     encoder: Encoder
+
+    @property
+    def handed_over(self) -> Encoder:
+        """The encoder that is checked while the run goes on, and saved for use: the online one, or the teacher's."""
+        return self.encoder
 
     @classmethod
     def problems(cls, settings: Recipe) -> list[str]:
@@ -65,6 +72,9 @@ class Method(nn.Module):
     def loss(self, views: list[dict[str, Tensor]], progress: Progress) -> Step:
         """The loss of one micro-batch. It must not change any state that a backward pass needs."""
         raise NotImplementedError
+
+    def before_update(self, progress: Progress) -> None:
+        """Once an optimiser step, when gradients are there and clipped: what must not move loses its gradient here."""
 
     def after_step(self, signals: list[dict[str, Tensor]], progress: Progress) -> None:
         """Once an optimiser step, after the update, with the signals of the step's micro-batches."""

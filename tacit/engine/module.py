@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from tacit.engine.method import Method, Step
-from tacit.engine.optim import adamw, learning_rate
+from tacit.engine.optim import clip_each, learning_rate, optimiser, weight_decay
 from tacit.engine.schedules import Progress
+from tacit.engine.stability import layers_of
 from tacit.errors import RunFailed
 from tacit.views import finish
 
@@ -34,6 +35,8 @@ class Training(L.LightningModule):
         self.parts: list[Step] = []  # of the optimiser step under way
         self.last: list[Step] = []  # of the one just done
         self.grad_norm = float("nan")
+        self.layers = layers_of(method)
+        self.layer_norms: dict[str, float] = {}  # of the gradients of the last step, before clipping
         self.records: Tensor | None = None
         self.restored: dict[str, Any] = {}
 
@@ -46,7 +49,7 @@ class Training(L.LightningModule):
         return learning_rate(self.recipe, self.step, self.steps, self.steps_per_epoch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return adamw(self.method, self.recipe)
+        return optimiser(self.method, self.recipe)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         views = finish(batch, self.pipelines)
@@ -69,10 +72,15 @@ class Training(L.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm=None
     ) -> None:
-        """Clip the global norm, and stop before a value that is no number reaches the weights."""
-        parameters = [p for p in self.method.parameters() if p.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip or float("inf"), foreach=True)
-        self.grad_norm = float(norm)
+        """Clip, and stop before a value that is no number reaches the weights."""
+        named = [(n, p.grad) for n, p in self.method.named_parameters() if p.grad is not None]
+        norms = torch._foreach_norm([g for _, g in named])
+        stacked = torch.stack([norm.float() for norm in norms])
+        squares = [stacked.square().sum()]
+        for names in self.layers.values():
+            squares.append(sum(x.square() for (n, _), x in zip(named, stacked, strict=True) if n in names))
+        self.grad_norm, *of_layers = torch.stack(squares).sqrt().tolist()  # one wait for the device
+        self.layer_norms = dict(zip(self.layers, of_layers, strict=True))
         for part in self.parts:
             for name, term in part.terms.items():
                 if not torch.isfinite(term):
@@ -80,6 +88,13 @@ class Training(L.LightningModule):
         scaled = self.trainer.precision == "16-mixed"  # fp16 finds its scale by overflowing; torch skips such a step
         if not np.isfinite(self.grad_norm) and not scaled:
             raise RunFailed(self._not_finite(f"gradient norm is {self.grad_norm}"))
+        if self.recipe.clip and self.recipe.clip_by == "tensor":
+            clip_each([g for _, g in named], norms, self.recipe.clip)
+        elif self.recipe.clip:
+            share = self.recipe.clip / (self.grad_norm + 1e-6)
+            if share < 1:
+                torch._foreach_mul_([g for _, g in named], share)
+        self.method.before_update(self.progress)
 
     def _not_finite(self, what: str) -> str:
         records = ", ".join(str(int(i)) for i in self.records[:8])
@@ -92,6 +107,8 @@ class Training(L.LightningModule):
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer, optimizer_closure=None) -> None:
         for group in optimizer.param_groups:
             group["lr"] = self.lr
+            if group["decayed"]:
+                group["weight_decay"] = weight_decay(self.recipe, self.step, self.steps)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.method.after_step([part.signals for part in self.parts], self.progress)
         self.last, self.parts = self.parts, []

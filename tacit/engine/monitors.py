@@ -16,6 +16,9 @@ ROWS = 512  # of a batch that the monitors look at: enough for a spectrum, cheap
 # could tell records by. Healthy runs at their worst moment (the first steps) stay above 4 directions and 0.2.
 COLLAPSED_RANK = 2.0
 COLLAPSED_STD = 0.05
+# Nats that the prototypes of a target tell of the record it is of. Too sharp, all records have one prototype; too flat,
+# all have all of them: both ways it is nothing.
+COLLAPSED_INFORMATION = 0.02
 
 
 @torch.no_grad()
@@ -38,6 +41,10 @@ def health(signals: dict[str, Tensor]) -> dict[str, float]:
             values["positive_similarity"] = (x * positives[:ROWS].float()).sum(1).mean()
         if (negatives := signals.get("negatives")) is not None:
             values["negative_similarity"] = (x.mean(0) @ negatives.float()).mean()
+    if (p := signals.get("targets")) is not None:
+        p = p[:ROWS].float()
+        each, all_of = (torch.special.entr(q).sum(-1).mean() for q in (p, p.mean(0, keepdim=True)))
+        values |= {"target_entropy": each, "prototype_entropy": all_of, "target_information": all_of - each}
     for name in ("momentum", "queue_age"):
         if name in signals:
             values[name] = signals[name]
@@ -53,7 +60,7 @@ class CollapseWatch:
 
     def see(self, values: dict[str, float]) -> str | None:
         """The reason, once, when the last `patience` checks all show a collapse; else None."""
-        if "embedding_std" not in values:
+        if "embedding_std" not in values and "target_information" not in values:
             return None
         self.recent.append(_reason(values))
         if len(self.recent) > self.patience:
@@ -64,6 +71,14 @@ class CollapseWatch:
 
 
 def _reason(values: dict[str, float]) -> str | None:
+    if values.get("target_information", 1.0) < COLLAPSED_INFORMATION:
+        how = "one prototype each, the same" if values["prototype_entropy"] < 1 else "all prototypes alike"
+        return (
+            f"the targets say nothing of the records ({how}; {values['target_information']:.3f} nats, "
+            f"limit {COLLAPSED_INFORMATION})"
+        )
+    if "embedding_std" not in values:
+        return None
     if values["embedding_std"] < COLLAPSED_STD:
         return (
             f"all embeddings are nearly the same (spread {values['embedding_std']:.3f} of a uniform spread's 1, "

@@ -1,4 +1,4 @@
-"""Optimisers and what they leave undecayed."""
+"""Optimisers, their schedules, and what they leave undecayed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tacit.engine.recipe import Recipe
-from tacit.engine.schedules import warmup_cosine
+from tacit.engine.schedules import cosine, warmup_cosine
 
 POSITIONS = ("relative_position_bias_table", "pos_embed", "absolute_pos_embed", "cls_token", "mask_token")
 
@@ -18,24 +18,58 @@ def decays(name: str, parameter: Tensor, positions: bool) -> bool:
     return positions or not name.endswith(POSITIONS)
 
 
-def adamw(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over what is trained, in two groups, decayed and not; the learning rate is set at every step."""
+def optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """What `recipe.optimizer` says, over what is trained, in two groups: decayed, and not (nor adapted by LARS).
+
+    The learning rate is set at every step, and so is the weight decay of the group with `decayed`.
+    """
     trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-    decayed = [p for n, p in trained if decays(n, p, recipe.decay_positions)]
-    plain = [p for n, p in trained if not decays(n, p, recipe.decay_positions)]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, eps=recipe.eps, foreach=True)
+    chosen = {n: recipe.decay_vectors or decays(n, p, recipe.decay_positions) for n, p in trained}
+    groups = [
+        {"params": [p for n, p in trained if chosen[n]], "weight_decay": recipe.weight_decay, "decayed": True},
+        {"params": [p for n, p in trained if not chosen[n]], "weight_decay": 0.0, "decayed": False},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, eps=recipe.eps, foreach=True)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=recipe.sgd_momentum, foreach=True)
+    from tacit.engine.lars import Lars
+
+    return Lars(
+        [{**group, "adapt": group["decayed"]} for group in groups], lr=0.0, momentum=recipe.sgd_momentum,
+        trust=recipe.trust, lr_inside=recipe.optimizer == "lars_lr_inside", larc=recipe.optimizer == "larc",
+    )  # fmt: skip
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int, steps_per_epoch: int) -> float:
     """The rate with which optimiser step `step` (counted from 0) is taken."""
-    scale = recipe.batch_size / recipe.lr_batch
+    ratio = recipe.batch_size / recipe.lr_batch
+    scale = ratio**0.5 if recipe.lr_scaling == "sqrt" else ratio
+    ends = 1.0 if recipe.lr_scaling == "linear_peak" else scale
+    step = max(step - recipe.lr_lag, 0)
+    if recipe.lr_cosine == "by_epoch" and step >= recipe.warmup_epochs * steps_per_epoch:
+        step = step // steps_per_epoch * steps_per_epoch
     return warmup_cosine(
-        max(step - recipe.lr_lag, 0),
+        step,
         steps,
         warmup=min(round(recipe.warmup_epochs * steps_per_epoch), steps),
         base=recipe.lr * scale,
-        start=recipe.lr_warmup * scale,
-        end=recipe.lr_end * scale,
-        from_zero=recipe.lr_cosine == "from_zero",
+        start=recipe.lr_warmup * ends,
+        end=recipe.lr_end * ends,
+        from_zero=recipe.lr_cosine != "after_warmup",
+        inclusive=recipe.warmup_inclusive,
     )
+
+
+def weight_decay(recipe: Recipe, step: int, steps: int) -> float:
+    """The weight decay of optimiser step `step`."""
+    if recipe.weight_decay_end is None:
+        return recipe.weight_decay
+    return cosine(step, steps, recipe.weight_decay, recipe.weight_decay_end)
+
+
+def clip_each(gradients: list[Tensor], norms: list[Tensor], limit: float) -> None:
+    """Scale every tensor whose norm is above `limit` down to it, in place (DINO)."""
+    shares = torch._foreach_div([n.new_tensor(limit) for n in norms], torch._foreach_add(norms, 1e-6))
+    torch._foreach_mul_(gradients, [share.clamp(max=1.0) for share in shares])

@@ -10,7 +10,7 @@ from tacit.settings import setting
 
 @dataclass(frozen=True)
 class Recipe:
-    encoder: str = setting("swin_tiny", "trunk: any timm name, or swin_tiny, deit_small, swin_mini, vit_mini")
+    encoder: str = setting("swin_tiny", "trunk: any timm name, or deit_small, swin_mini, vit_mini, resnet_mini")
     size: int = setting(224, "side of the square inputs, in pixels", low=4)
     channels: int = setting(3, "channels of the inputs", low=1)
     patch: int | None = setting(None, "patch size, where the trunk lets it be chosen", low=1)
@@ -19,26 +19,38 @@ class Recipe:
     epochs: int = setting(300, "passes over the records", low=1)
     batch_size: int = setting(512, "records of one optimiser step, over all devices and micro-batches", low=1)
     accumulate: int = setting(1, "micro-batches an optimiser step is split into", low=1)
-    lr: float = setting(
-        1e-3, "peak learning rate for `lr_batch` records a step; scaled by batch_size / lr_batch", low=0
+    optimizer: str = setting(
+        "adamw", "what takes the steps", choices=("adamw", "sgd", "lars", "lars_lr_inside", "larc")
     )
+    lr: float = setting(1e-3, "peak learning rate for `lr_batch` records a step; scaled by `lr_scaling`", low=0)
     lr_batch: int = setting(512, "batch size the learning rates are given for", low=1)
-    lr_warmup: float = setting(5e-7, "learning rate the warm-up starts from, scaled alike", low=0)
-    lr_end: float = setting(5e-6, "learning rate at the end, scaled alike", low=0)
+    lr_scaling: str = setting(
+        "linear",
+        "how rates grow with batch_size / lr_batch; linear_peak leaves lr_warmup and lr_end as they are",
+        choices=("linear", "linear_peak", "sqrt"),
+    )
+    lr_warmup: float = setting(5e-7, "learning rate the warm-up starts from", low=0)
+    lr_end: float = setting(5e-6, "learning rate at the end", low=0)
     lr_lag: int = setting(0, "the update of step i uses the rate of step i - lr_lag", low=0)
     lr_cosine: str = setting(
         "after_warmup",
-        "where the cosine counts from",
-        choices=("after_warmup", "from_zero"),
+        "where the cosine counts from; by_epoch: from zero, one rate for a whole epoch",
+        choices=("after_warmup", "from_zero", "by_epoch"),
     )
     warmup_epochs: float = setting(5.0, "epochs of linear warm-up", low=0)
+    warmup_inclusive: bool = setting(False, "the last step of the warm-up has the full rate, not the one after it")
     betas: tuple[float, float] = setting((0.9, 0.999), "AdamW's averages", low=0, high=1)
     eps: float = setting(1e-8, "AdamW's epsilon", low=0)
-    weight_decay: float = setting(0.05, "decoupled weight decay; biases and other 1-D tensors are left out", low=0)
+    sgd_momentum: float = setting(0.9, "momentum of SGD, LARS and LARC", low=0, high=1)
+    trust: float = setting(1e-3, "LARS' and LARC's share of a tensor's norm that a step of rate 1 changes", low=0)
+    weight_decay: float = setting(0.05, "weight decay (decoupled in AdamW)", low=0)
+    weight_decay_end: float | None = setting(None, "weight decay at the end, reached by a cosine", low=0)
+    decay_vectors: bool = setting(False, "also decay, and adapt by LARS, biases and other 1-D tensors")
     decay_positions: bool = setting(
         True, "also decay relative-position tables, position embeddings and class tokens (2-D and 3-D tensors)"
     )
-    clip: float | None = setting(None, "largest global gradient norm; nothing to leave gradients alone", low=0)
+    clip: float | None = setting(None, "largest gradient norm; nothing to leave gradients alone", low=0)
+    clip_by: str = setting("all", "clip the norm of all gradients, or each tensor's own", choices=("all", "tensor"))
 
     compile: bool = setting(False, "compile the encoders with torch.compile")
     channels_last: bool = setting(False, "keep images and convolutions in channels-last order")
@@ -63,10 +75,13 @@ def problems(recipe: Recipe, *, ranks: int = 1) -> list[str]:
             f"{recipe.accumulate} micro-batch{'es' * (recipe.accumulate > 1)} = {parts}; "
             f"{recipe.batch_size} % {parts} = {recipe.batch_size % parts}. Set batch_size={below} or {above}."
         )
-    if recipe.lr_end > recipe.lr or recipe.lr_warmup > recipe.lr:
+    scale = recipe.batch_size / recipe.lr_batch if recipe.lr_scaling == "linear_peak" else 1.0
+    if max(recipe.lr_end, recipe.lr_warmup) > recipe.lr * scale:
         found.append(
             f"lr = {recipe.lr}: is the peak, not below lr_warmup = {recipe.lr_warmup} or lr_end = {recipe.lr_end}."
         )
+    if recipe.optimizer == "adamw" and recipe.eps == 0:
+        found.append("eps = 0: AdamW would divide by nothing where a gradient is 0. Set eps=1e-8.")
     for name in recipe.loggers:
         if name not in ("wandb", "mlflow"):
             found.append(f"loggers = {name}: must be wandb or mlflow (CSV and TensorBoard are always written).")

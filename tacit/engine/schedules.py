@@ -25,15 +25,18 @@ def cosine(step: int, steps: int, start: float, end: float) -> float:
 
 
 def warmup_cosine(
-    step: int, steps: int, *, warmup: int, base: float, start: float, end: float, from_zero: bool = False
-) -> float:
+    step: int, steps: int, *, warmup: int, base: float, start: float, end: float, from_zero: bool = False,
+    inclusive: bool = False,
+) -> float:  # fmt: skip
     """Linear from `start` to `base` over `warmup` steps, then a cosine to `end` at `steps`.
+
+    `base` is first met by step `warmup`, or, if `inclusive`, by the last step of the warm-up (DINO).
 
     The cosine begins where the warm-up ends, or, with `from_zero`, it is evaluated at the absolute step, as timm 0.3's
     scheduler does (MoBY, Swin): the rate then jumps a little below `base` at the end of the warm-up.
     """
     if step < warmup:
-        return start + step * (base - start) / warmup
+        return start + step * (base - start) / max(warmup - inclusive, 1)
     if from_zero:
         return cosine(step, steps, base, end)
     return cosine(step - warmup, max(steps - warmup, 1), base, end)

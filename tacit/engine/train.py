@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
@@ -154,7 +155,7 @@ def _after_the_last_save(module: Training, watch: Watch, last: Path, plan: Plan)
     module.on_load_checkpoint(checkpoint)
     watch.recall(Run(plan.run).metrics)
     if rank() == 0:
-        encoders.save(module.method.encoder, plan.run / "encoder")
+        encoders.save(module.method.handed_over, plan.run / "encoder")
 
 
 def build(cls: type[Method], settings: Recipe, plan: Plan, *, steps: int, per_epoch: int) -> Training:
@@ -228,7 +229,10 @@ def save_sample_views(path: Path, dataset: Views, pipelines: list, count: int = 
     for view, part in zip(pipelines, batch["views"], strict=True):
         x = view.finish(part["image"], part["params"])["image"]
         mean, std = (x.new_tensor(v).view(1, -1, 1, 1) for v in (view.inputs.mean, view.inputs.std))
-        shown.append(((x * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy())
+        shown.append(((x * std + mean).clamp(0, 1) * 255).round().byte())
+    side = max(x.shape[-1] for x in shown)  # small crops are shown as large as the others
+    shown = [F.interpolate(x, size=(side, side)) if x.shape[-1] != side else x for x in shown]
+    shown = [x.permute(0, 2, 3, 1).numpy() for x in shown]
     with atomic(path) as temporary, open(temporary, "wb") as f:
         np.savez_compressed(f, views=np.stack(shown), names=np.array([view.name for view in pipelines]))
 

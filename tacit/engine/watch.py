@@ -21,6 +21,7 @@ from tacit.engine.module import Training
 from tacit.engine.online import OnlineNeighbours
 from tacit.engine.plan import Plan
 from tacit.engine.recipe import Recipe
+from tacit.engine.stability import DipWatch, SpikeWatch
 from tacit.errors import RunFailed
 from tacit.run import write_json
 
@@ -34,9 +35,11 @@ class Watch(L.Callback):
     ):  # fmt: skip
         self.module, self.plan, self.settings, self.bad, self.journal = module, plan, settings, bad, journal
         self.saver = Saver(plan.run, settings, module.steps_per_epoch)
-        self.neighbours = OnlineNeighbours.of(source, val, module.method.encoder.inputs, seed=plan.seed)
+        self.neighbours = OnlineNeighbours.of(source, val, module.method.handed_over.inputs, seed=plan.seed)
         self.check_every = max(round(settings.check_every * module.steps_per_epoch), 1) if settings.check_every else 0
         self.collapse = monitors.CollapseWatch()
+        self.spikes = SpikeWatch()
+        self.dips = DipWatch(len(self.neighbours.query) if self.neighbours else 0)
         self.asked = self.interrupted = False
         self.start = start
         self.times: list[float] = []
@@ -79,6 +82,8 @@ class Watch(L.Callback):
         self._note_time()
         self.loss = float(sum(sum(part.terms.values()) for part in module.last)) / len(module.last)
         step = module.step
+        if said := self.spikes.see(module.layer_norms):
+            self.journal.say(f"At step {step - 1}: {said}", style="yellow")
         if step % self.settings.log_every == 0 or step == module.steps or step == self.start + 1:
             self._log(trainer, step - 1)
         if self.check_every and (step % self.check_every == 0 or step == module.steps):
@@ -124,6 +129,8 @@ class Watch(L.Callback):
             values[f"loss/{name}"] = float(sum(part.terms[name] for part in terms)) / len(terms)
         values["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         values["grad_norm"] = self.module.grad_norm
+        values |= {f"grad/{layer}": norm for layer, norm in self.module.layer_norms.items()}
+        values["grad_spikes"] = self.spikes.count
         values |= monitors.health(terms[-1].signals)
         values["throughput"] = self.settings.batch_size / statistics.median(self.times[recent])
         values["data_wait"] = sum(self.waits[recent]) / sum(self.times[recent])
@@ -149,9 +156,11 @@ class Watch(L.Callback):
 
     def _check(self, trainer: L.Trainer, module: Training, step: int) -> None:
         if self.neighbours is not None:
-            accuracy = self.neighbours.accuracy(module.method.encoder, module.device)
+            accuracy = self.neighbours.accuracy(module.method.handed_over, module.device)
             self.values["knn"] = accuracy
             self._write(trainer, step, {"knn": accuracy})
+            if said := self.dips.see(accuracy):
+                self.journal.say(f"At step {step}: {said}", style="yellow")
             self.saver.offer(trainer, accuracy)
         elif "rankme" in self.values:
             self.saver.offer(trainer, self.values["rankme"])

@@ -14,6 +14,8 @@ from tacit.run import write_json
 def write(encoder: Encoder, folder: Path) -> None:
     if encoder.norm_before_mlp != "ln":
         raise UsageError("timm has no BatchNorm before the MLPs; export this encoder to torch or onnx.")
+    if encoder.kwargs.get("small_stem"):
+        raise UsageError(f"timm has no stem for small inputs as {encoder.name}'s; export it to torch or onnx.")
     write_tensors(folder / "model.safetensors", encoder.trunk.state_dict())
     write_json(
         folder / "config.json",

@@ -1,6 +1,7 @@
 from tacit.views.crop import Crop, View
 from tacit.views.dataset import Plain, Views, collate, finish
 from tacit.views.inputs import IMAGENET_MEAN, IMAGENET_STD, Inputs, input_spec
+from tacit.views.multi_crop import multi_crop
 from tacit.views.random import rng
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "collate",
     "finish",
     "input_spec",
+    "multi_crop",
     "rng",
 ]

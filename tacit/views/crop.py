@@ -42,7 +42,10 @@ class Crop:
 
     scale:   range of the crop's share of the area; `ratio` of its width to its height (torchvision's meaning)
     jitter:  (brightness, contrast, saturation, hue) of torchvision's ColorJitter, in a random order, chance jitter_p
-    blur:    radius drawn from `blur_sigma`, in pixels, with chance blur_p
+    blur:    radius drawn from `blur_sigma`, in pixels, with chance blur_p; cut off at `blur_reach` pixels, or where a
+             Gaussian of the largest radius has ended
+    clip_sides: a crop that would not fit has its sides cut to the picture's, instead of being drawn again (BYOL)
+    brightness_adds: jitter shifts brightness instead of scaling it (BYOL, SimCLR)
     """
 
     inputs: Inputs
@@ -55,6 +58,9 @@ class Crop:
     gray_p: float = 0.0
     blur_p: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_reach: int | None = None
+    clip_sides: bool = False
+    brightness_adds: bool = False
     solarize_p: float = 0.0
     solarize_threshold: float = 128 / 255
 
@@ -68,7 +74,8 @@ class Crop:
         ]
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, Any]:
-        top, left, h, w = random_area(rng, height, width, self.scale, self.ratio)
+        area = clipped_area if self.clip_sides else random_area
+        top, left, h, w = area(rng, height, width, self.scale, self.ratio)
         b, c, s, turn = self.jitter or (0.0, 0.0, 0.0, 0.0)
         u = rng.random(10)  # always all of them, so that a changed chance changes nothing else
         return {
@@ -78,7 +85,7 @@ class Crop:
             "width": w,
             "flip": bool(u[0] < self.flip),
             "jitter": bool(self.jitter) and bool(u[1] < self.jitter_p),
-            "brightness": 1 + b * (2 * u[2] - 1),
+            "brightness": (not self.brightness_adds) + b * (2 * u[2] - 1),
             "contrast": 1 + c * (2 * u[3] - 1),
             "saturation": 1 + s * (2 * u[4] - 1),
             "hue": turn * (2 * u[5] - 1),
@@ -103,7 +110,7 @@ class Crop:
             self._jitter(x, params)
         _change(x, params["gray"], photometry.grayscale)
         if self.blur_p:
-            reach = math.ceil(4 * self.blur_sigma[1])
+            reach = self.blur_reach or math.ceil(4 * self.blur_sigma[1])
             _change(x, params["blur"] > 0, photometry.gaussian_blur, params["blur"], reach)
         if self.solarize_p:
             _change(x, params["solarize"], photometry.solarize, self.solarize_threshold)
@@ -113,7 +120,8 @@ class Crop:
         for place in range(4):
             for number, name in enumerate(JITTERS):
                 rows = params["jitter"] & (params["order"][:, place] == number)
-                _change(x, rows, getattr(photometry, name), params[name])
+                how = photometry.shift if name == "brightness" and self.brightness_adds else getattr(photometry, name)
+                _change(x, rows, how, params[name])
 
 
 def _change(x: Tensor, rows: Tensor, how, *amounts) -> None:
@@ -139,3 +147,14 @@ def random_area(
     elif width / height > ratio[1]:
         w = min(round(height * ratio[1]), width)
     return (height - h) // 2, (width - w) // 2, h, w
+
+
+def clipped_area(
+    rng: np.random.Generator, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) drawn once, its sides cut to the picture's (Grill et al. 2020, the published code)."""
+    area = height * width * rng.uniform(*scale)
+    aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    w = min(max(round(math.sqrt(area * aspect)), 1), width)
+    h = min(max(round(math.sqrt(area / aspect)), 1), height)
+    return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w

@@ -28,6 +28,10 @@ def brightness(x: Tensor, factor: Tensor) -> Tensor:
     return (x * _per_record(factor)).clamp_(0, 1)
 
 
+def shift(x: Tensor, amount: Tensor) -> Tensor:
+    return (x + _per_record(amount)).clamp_(0, 1)
+
+
 def contrast(x: Tensor, factor: Tensor) -> Tensor:
     """Away from, or towards, the record's mean luma."""
     f = _per_record(factor)

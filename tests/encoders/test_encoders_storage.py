@@ -10,6 +10,7 @@ CHOICES = {
     "swin": ("swin_mini", {"size": 16, "window": 2, "channels": 1}),
     "swin-bn": ("swin_mini", {"size": 16, "norm_before_mlp": "bn", "depths": (1, 1), "num_heads": (1, 2)}),
     "vit": ("vit_mini", {"size": 12, "patch": 3, "channels": 5, "depth": 1}),
+    "resnet": ("resnet_mini", {"size": 16}),
     "timm": ("resnet10t", {"size": 32, "mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0)}),
 }
 

@@ -1,10 +1,11 @@
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from tacit.engine.optim import adamw, decays, learning_rate
+from tacit.engine.optim import clip_each, decays, learning_rate, optimiser, weight_decay
 from tacit.engine.recipe import Recipe, problems
 from tacit.engine.schedules import Progress, cosine, warmup_cosine
 
@@ -66,7 +67,7 @@ def test_what_is_decayed():
 def test_the_groups_hold_every_trained_parameter_once():
     net = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2))
     net[2].requires_grad_(False)
-    groups = adamw(net, Recipe()).param_groups
+    groups = optimiser(net, Recipe()).param_groups
     assert [len(g["params"]) for g in groups] == [1, 3]
     assert [g["weight_decay"] for g in groups] == [0.05, 0.0]
 
@@ -76,3 +77,68 @@ def test_a_batch_that_cannot_be_split_is_refused_with_the_arithmetic():
     assert "2 devices x 3 micro-batches = 6" in problem
     assert "100 % 6 = 4" in problem
     assert "96 or 102" in problem
+
+
+DINO = Recipe(
+    batch_size=512, lr=5e-4, lr_batch=256, lr_scaling="linear_peak", lr_warmup=0.0, lr_end=1e-6, warmup_epochs=10,
+    warmup_inclusive=True, weight_decay=0.04, weight_decay_end=0.4,
+)  # fmt: skip
+
+
+def test_dinos_warm_up_ends_a_step_early_and_its_weight_decay_rises():
+    rates = [learning_rate(DINO, step, 250_200, 2502) for step in (0, 25_019, 25_020, 250_200)]
+    assert rates == pytest.approx([0.0, 1e-3, 1e-3, 1e-6])
+    assert weight_decay(DINO, 0, 250_200) == pytest.approx(0.04)
+    assert weight_decay(DINO, 125_100, 250_200) == pytest.approx(0.22)
+    assert weight_decay(Recipe(), 7, 10) == 0.05
+
+
+def test_moco_v3s_rates():
+    s = Recipe(batch_size=4096, lr=1.5e-4, lr_batch=256, lr_warmup=0.0, lr_end=0.0, warmup_epochs=40)
+    rates = [learning_rate(s, epoch * 312, 300 * 312, 312) for epoch in (0, 20, 40, 170, 300)]
+    assert rates == pytest.approx([0, 0.0012, 0.0024, 0.0012, 0], abs=1e-12)
+
+
+def test_moco_v2s_rate_stays_for_an_epoch():
+    s = Recipe(batch_size=256, lr=0.03, lr_batch=256, lr_warmup=0.0, lr_end=0.0, warmup_epochs=0, lr_cosine="by_epoch")
+    rates = [learning_rate(s, step, 2000, 10) for step in (0, 9, 10, 1000, 1009)]
+    assert rates[0] == rates[1] == 0.03
+    assert rates[2] == pytest.approx(0.015 * (1 + np.cos(np.pi / 200)))
+    assert rates[3] == rates[4] == pytest.approx(0.015)
+
+
+def test_rates_by_the_root_of_the_batch():
+    s = Recipe(batch_size=4096, lr=0.1, lr_batch=1, lr_scaling="sqrt", lr_warmup=0.0, lr_end=0.0, warmup_epochs=0)
+    assert learning_rate(s, 0, 100, 10) == pytest.approx(6.4)
+
+
+def test_each_tensor_is_clipped_by_its_own_norm():
+    gradients = [torch.tensor([3.0, 4.0]), torch.tensor([0.3, 0.4]), torch.zeros(2)]
+    clip_each(gradients, torch._foreach_norm(gradients), 3.0)
+    assert gradients[0].norm().item() == pytest.approx(3.0)
+    assert gradients[1].tolist() == pytest.approx([0.3, 0.4])
+    assert gradients[2].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_every_optimiser_lowers_a_loss(name):
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 1)), torch.randn(16, 4)
+    solver = optimiser(net, Recipe(optimizer=name, weight_decay=1e-4, trust=0.1))
+    losses = []
+    for _ in range(30):
+        for group in solver.param_groups:
+            group["lr"] = 0.05
+        loss = (net(x) - 1).square().mean()
+        solver.zero_grad()
+        loss.backward()
+        solver.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert [group["decayed"] for group in solver.param_groups] == [True, False]
+
+
+def test_vectors_are_decayed_only_where_asked():
+    net = nn.Linear(4, 2)
+    assert len(optimiser(net, Recipe(decay_vectors=True)).param_groups) == 1
+    assert len(optimiser(net, Recipe()).param_groups) == 2

@@ -117,6 +117,8 @@ def test_what_a_target_cannot_hold_is_refused_with_those_that_can(tmp_path):
             export(bn, to, tmp_path / to)
         assert not (tmp_path / to).exists()
     assert export(bn, "torch", tmp_path / "torch")["difference"] <= 1e-5
+    with pytest.raises(UsageError, match="timm has no stem for small inputs"):
+        export(encoders.build("resnet_mini", size=16), "timm", tmp_path / "timm")
     with pytest.raises(UsageError, match="resnet10t is neither"):
         export(encoders.build("resnet10t", size=32), "transformers", tmp_path / "resnet")
     shrunk = small("swin_mini", depths=(2, 2, 2), num_heads=(2, 4, 8))

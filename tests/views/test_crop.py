@@ -5,8 +5,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import RandomResizedCrop
 
-from tacit.views import Crop, Inputs, input_spec, rng
-from tacit.views.crop import random_area
+from tacit.views import Crop, Inputs, input_spec, multi_crop, rng
+from tacit.views.crop import clipped_area, random_area
 
 SPEC = input_spec(16)
 FULL = Crop(
@@ -101,3 +101,40 @@ def test_inputs_travel_as_plain_data():
     cut = spec.centre(300, 400)
     assert (cut.top, cut.left, cut.height, cut.width) == (18.75, 68.75, 262.5, 262.5)
     assert input_spec(32).crop == 1.0
+
+
+def test_a_clipped_crop_is_drawn_once_and_never_larger_than_the_picture():
+    drawn = [clipped_area(rng(0, 0, i, 0), 40, 90, (0.08, 1.0), (3 / 4, 4 / 3)) for i in range(2000)]
+    assert all(0 < h <= 40 and 0 < w <= 90 and 0 <= t <= 40 - h and 0 <= left <= 90 - w for t, left, h, w in drawn)
+    # An area of more than 40 x 40 x 4/3 cannot fit: then the height is the picture's, and it is not drawn again.
+    again = [random_area(rng(0, 0, i, 0), 40, 90, (0.08, 1.0), (3 / 4, 4 / 3)) for i in range(2000)]
+    assert sum(h == 40 for _, _, h, _ in drawn) > 2 * sum(h == 40 for _, _, h, _ in again)
+
+
+def test_brightness_may_be_added():
+    view = Crop(
+        inputs=input_spec(8, mean=(0, 0, 0), std=(1, 1, 1)), jitter=(0.4, 0, 0, 0), jitter_p=1.0, brightness_adds=True
+    )
+    params = [view.draw(rng(0, 0, i, 0), 8, 8) for i in range(500)]
+    assert min(p["brightness"] for p in params) == pytest.approx(-0.4, abs=0.01)
+    assert max(p["brightness"] for p in params) == pytest.approx(0.4, abs=0.01)
+    batch = {k: torch.from_numpy(np.array([p[k] for p in params])) for k in params[0]}
+    batch = {k: v.float() if v.is_floating_point() else v for k, v in batch.items()}
+    x = view.finish(torch.full((500, 3, 8, 8), 0.5), batch)["image"]
+    torch.testing.assert_close(x[:, 0, 0, 0], 0.5 + batch["brightness"], atol=1e-5, rtol=0)
+
+
+def test_a_blur_may_be_cut_off_sooner():
+    spec = input_spec(16, mean=(0, 0, 0), std=(1, 1, 1))
+    dot = torch.zeros(1, 3, 16, 16)
+    dot[:, :, 8, 8] = 1
+    params = Crop(inputs=spec, blur_p=1.0, blur_sigma=(2.0, 2.0)).draw(rng(0, 0, 0, 0), 16, 16)
+    batch = {k: torch.tensor([v]) for k, v in params.items()} | {"blur": torch.tensor([2.0])}
+    seen = Crop(inputs=spec, blur_p=1.0, blur_sigma=(2.0, 2.0), blur_reach=2).finish(dot.clone(), batch)["image"]
+    assert int((seen[0, 0] > 0).sum()) == 25
+
+
+def test_small_crops_come_after_the_large_and_are_smaller():
+    views = multi_crop(input_spec(32), 3, 16, (0.4, 1.0), (0.05, 0.4))
+    assert [v.name for v in views] == ["global 1", "global 2", "local 1", "local 2", "local 3"]
+    assert [v.inputs.size for v in views] == [32, 32, 16, 16, 16]

@@ -17,7 +17,7 @@ from tacit.engine import Method, Progress, Recipe, Step
 from tacit.engine.schedules import cosine
 from tacit.heads import mlp
 from tacit.objectives import info_nce
-from tacit.settings import setting
+from tacit.settings import again, setting
 from tacit.teachers import KeyQueue, ema_update, momentum_copy, queue_problems
 from tacit.views import Crop
 
@@ -25,9 +25,9 @@ from tacit.views import Crop
 @dataclass(frozen=True)
 class Settings(Recipe):
     # Section 6 of the official recipe: AdamW, cosine at the absolute step, updated one step late, clip 5.
-    lr_cosine: str = setting("from_zero", "where the cosine counts from", choices=("after_warmup", "from_zero"))
-    lr_lag: int = setting(1, "the update of step i uses the rate of step i - lr_lag", low=0)
-    clip: float | None = setting(5.0, "largest global gradient norm; nothing to leave gradients alone", low=0)
+    lr_cosine: str = again(Recipe, "lr_cosine", "from_zero")
+    lr_lag: int = again(Recipe, "lr_lag", 1)
+    clip: float | None = again(Recipe, "clip", 5.0)
 
     temperature: float = setting(0.2, "divides the similarities", low=1e-3)
     queue_size: int = setting(4096, "keys in each of the two queues; a multiple of batch_size", low=1)

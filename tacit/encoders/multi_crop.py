@@ -1,0 +1,18 @@
+"""One pass an input size: crops of equal size go through an encoder together (Caron et al. 2020, SwAV)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+
+def by_size(encode: Callable[[Tensor], Tensor], images: Sequence[Tensor]) -> list[Tensor]:
+    """`encode` over consecutive images of equal size at once: V x [B, C, H_v, W_v] -> V x [B, …], in the same order."""
+    found: list[Tensor] = []
+    for _, group in groupby(images, key=lambda x: x.shape[-2:]):
+        group = list(group)
+        found += encode(torch.cat(group)).chunk(len(group))
+    return found
