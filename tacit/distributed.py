@@ -10,7 +10,9 @@ from torch import Tensor
 
 
 def rank() -> int:
-    """This process's number among all, as its launcher says, before anything is initialised: 0 when it is alone."""
+    """This process's number among all, before anything is initialised as its launcher says: 0 when it is alone."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank()
     return next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
 
 
@@ -35,3 +37,52 @@ def gather(x: Tensor) -> Tensor:
     parts = [torch.empty_like(x) for _ in range(world_size())]
     dist.all_gather(parts, x.contiguous())
     return torch.cat(parts)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.rows = len(x)
+        return gather(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+
+
+def gather_with_grad(x: Tensor) -> Tensor:
+    """Rows of all ranks in the order of the ranks, with gradient: [B, …] -> [W * B, …], the same B on every rank.
+
+    The backward sums over the ranks what their losses ask of these rows. Averaged over the ranks afterwards, as DDP
+    does, the gradients of the weights are those of one process that holds the whole batch, in both ways of use: every
+    rank computes the same loss of all rows, or each the mean over its own rows against all. Without DDP's average they
+    are W times that. Every rank must call it, forward and backward.
+    """
+    return x if world_size() == 1 else _Gather.apply(x)
+
+
+@torch.no_grad()
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """The sum of the ranks' tensors of one shape, on every rank, without gradient; `x` stays as it is."""
+    if world_size() == 1:
+        return x.detach()
+    total = x.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """The mean of the ranks' tensors of one shape, on every rank, without gradient; `x` stays as it is."""
+    return sum_over_ranks(x) / world_size() if world_size() > 1 else x.detach()
+
+
+@torch.no_grad()
+def max_over_ranks(x: Tensor) -> Tensor:
+    """The largest of the ranks' values at each position, on every rank, without gradient; `x` stays as it is."""
+    if world_size() == 1:
+        return x.detach()
+    largest = x.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest
