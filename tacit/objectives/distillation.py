@@ -1,0 +1,68 @@
+"""Self-distillation: a view predicts the distribution that a teacher gives to another view of the same record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tacit.errors import UsageError
+
+
+@torch.no_grad()
+def sharpen(logits: Tensor, temperature: float, center: Tensor | None = None) -> Tensor:
+    """`softmax((logits - center) / temperature)` over the last dimension, in float32 and without gradient.
+
+    Args:
+        logits: [..., K], of a teacher.
+        temperature: below the student's, or the targets collapse to uniform ones (Caron et al. 2021, section 5.3).
+        center: [1, K], subtracted from every row; nothing for none.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        logits = logits.float()
+        if center is not None:
+            logits = logits - center.float()
+        return (logits / temperature).softmax(-1)
+
+
+def soft_cross_entropy(targets: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy between distributions and the softmax of logits, in float32; no gradient reaches the targets.
+
+    Args:
+        targets: [B, K], rows that sum to one.
+        logits: [B, K], of the student.
+        temperature: divides the logits.
+
+    Returns:
+        The mean over B of `-Σ_k targets_k · log softmax(logits / temperature)_k`.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        return F.cross_entropy(logits.float() / temperature, targets.detach().float())
+
+
+def across_views(targets: Sequence[Tensor], logits: Sequence[Tensor], temperature: float) -> Tensor:
+    """Every view predicts the target of every other view (Caron et al. 2021, eq. 3; Caron et al. 2020, eq. 2).
+
+    The mean over the pairs (i, v), v != i, of `soft_cross_entropy(targets[i], logits[v])`. With two targets and V views
+    this is also SwAV's `1/2 Σ_i 1/(V - 1) Σ_{v != i}`. The cross-entropy is linear in its targets, so each view meets
+    the sum of its targets: one softmax and one product a view, however many pairs.
+
+    Args:
+        targets: G x [B, K], rows that sum to one.
+        logits: V x [B, K], V >= G; the first G are of the very crops of the targets, in the same order.
+        temperature: divides the logits.
+
+    Raises:
+        UsageError: there is no pair, or more targets than views.
+    """
+    views, given = len(logits), len(targets)
+    if not 0 < given <= views or views < 2:
+        raise UsageError(f"{given} targets and {views} views: give at least one target, two views and a view a target.")
+    every = torch.stack([target.detach().float() for target in targets]).sum(0)  # [B, K]
+    wanted = [every - targets[v].detach().float() if v < given else every for v in range(views)]
+    if given == 1:  # the only target's own crop predicts nothing
+        wanted, logits = wanted[1:], logits[1:]
+    total = sum(soft_cross_entropy(w, s, temperature) for w, s in zip(wanted, logits, strict=True))
+    return total / (given * (views - 1))
