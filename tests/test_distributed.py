@@ -17,6 +17,7 @@ from tacit.distributed import (
     sum_over_ranks,
     world_size,
 )
+from tacit.teachers import Center
 
 
 def whole(rows: int, width: int, phase: float = 0.0) -> Tensor:
@@ -41,6 +42,12 @@ def weight_gradient(loss_of, x: Tensor) -> Tensor:
     return mean_over_ranks(weight.grad)
 
 
+def centered(x: Tensor) -> Tensor:
+    center = Center(x.shape[1])
+    center.update(x)
+    return center.center
+
+
 def parallel_results() -> dict[str, Tensor]:
     """What every rank computes from its part; alone, from the whole."""
     parts = 2 // world_size()
@@ -52,6 +59,7 @@ def parallel_results() -> dict[str, Tensor]:
         "mean": mean_over_ranks(x.mean(0)),
         "max": max_over_ranks(x.amax(0)),
         "joint": weight_gradient(lambda z: joint(gather_with_grad(z)), x),
+        "center": centered(x),
         "own": weight_gradient(lambda z: own_against_all(z, gather_with_grad(z), rank() * len(z)), x),
     }
 

@@ -1,4 +1,5 @@
+from tacit.teachers.center import Center
 from tacit.teachers.ema import ema_update, momentum_copy
 from tacit.teachers.queue import KeyQueue, queue_problems
 
-__all__ = ["KeyQueue", "ema_update", "momentum_copy", "queue_problems"]
+__all__ = ["Center", "KeyQueue", "ema_update", "momentum_copy", "queue_problems"]
