@@ -1,3 +1,4 @@
 from tacit.heads.mlp import mlp
+from tacit.heads.prototypes import PrototypeHead, Prototypes
 
-__all__ = ["mlp"]
+__all__ = ["PrototypeHead", "Prototypes", "mlp"]
