@@ -17,6 +17,7 @@ from tacit.distributed import (
     sum_over_ranks,
     world_size,
 )
+from tacit.objectives import batch_info_nce, covariance, nt_xent, sinkhorn
 from tacit.teachers import Center
 
 
@@ -60,6 +61,12 @@ def parallel_results() -> dict[str, Tensor]:
         "max": max_over_ranks(x.amax(0)),
         "joint": weight_gradient(lambda z: joint(gather_with_grad(z)), x),
         "center": centered(x),
+        "sinkhorn": gather(sinkhorn(x, iterations=2)),
+        "batch_info_nce": weight_gradient(lambda z: batch_info_nce(z, x[:, :3], 0.2), x),
+        "batch_info_nce value": mean_over_ranks(batch_info_nce(x, x.roll(1, 1), 0.2)),
+        "nt_xent": weight_gradient(lambda z: nt_xent(z, z.roll(1, 1), 0.2), x),
+        "nt_xent value": mean_over_ranks(nt_xent(x, x.roll(1, 1), 0.2)),
+        "covariance": weight_gradient(lambda z: covariance(gather_with_grad(z)), x),
         "own": weight_gradient(lambda z: own_against_all(z, gather_with_grad(z), rank() * len(z)), x),
     }
 

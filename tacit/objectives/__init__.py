@@ -1,5 +1,23 @@
-from tacit.objectives.contrastive import info_nce
+from tacit.objectives.clustering import assignment_entropy, sinkhorn
+from tacit.objectives.contrastive import batch_info_nce, info_nce, nt_xent
+from tacit.objectives.decorrelation import covariance, invariance, variance
 from tacit.objectives.distillation import across_views, sharpen, soft_cross_entropy
 from tacit.objectives.regions import best_match, region_cross_entropy
+from tacit.objectives.regression import normalised_mse
 
-__all__ = ["across_views", "best_match", "info_nce", "region_cross_entropy", "sharpen", "soft_cross_entropy"]
+__all__ = [
+    "across_views",
+    "assignment_entropy",
+    "batch_info_nce",
+    "best_match",
+    "covariance",
+    "info_nce",
+    "invariance",
+    "normalised_mse",
+    "nt_xent",
+    "region_cross_entropy",
+    "sharpen",
+    "sinkhorn",
+    "soft_cross_entropy",
+    "variance",
+]

@@ -1,0 +1,22 @@
+"""Regression of one embedding onto another."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def normalised_mse(p: Tensor, z: Tensor) -> Tensor:
+    """Squared distance of unit vectors, `2 - 2 cos(p, z)` (Grill et al. 2020, eq. 2), in float32.
+
+    Args:
+        p: [B, D], predictions, of any length.
+        z: [B, D], targets, of any length; no gradient reaches them.
+
+    Returns:
+        The mean over B, in [0, 4].
+    """
+    with torch.autocast(p.device.type, enabled=False):
+        p, z = F.normalize(p.float(), dim=1), F.normalize(z.detach().float(), dim=1)
+        return (2 - 2 * (p * z).sum(1)).mean()
