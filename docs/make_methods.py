@@ -12,6 +12,7 @@ from tacit.api import methods_table
 from tacit.methods import find
 
 PAGE = Path(__file__).with_name("methods.md")
+README = PAGE.parents[1] / "README.md"
 HEAD = """# Which methods are there?
 
 Made by `python docs/make_methods.py` from the code; `tacit methods NAME` prints the same.
@@ -50,5 +51,15 @@ def _cell(value: object) -> str:
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def table() -> str:
+    """The README's."""
+    return "\n".join(f"| `{m['name']}` | {m['modality']} | {m['family']} | {m['paper']} |" for m in methods_table())
+
+
 if __name__ == "__main__":
     PAGE.write_text(render(), encoding="utf-8")
+    readme = README.read_text(encoding="utf-8")
+    start = readme.index("<!-- made by")
+    start = readme.index("|---|---|---|---|\n", start) + len("|---|---|---|---|\n")
+    end = readme.index("\n<!-- end -->", start)
+    README.write_text(readme[:start] + table() + readme[end:], encoding="utf-8")

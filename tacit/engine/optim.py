@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tacit.engine.lars import Lars
 from tacit.engine.recipe import Recipe
 from tacit.engine.schedules import cosine, warmup_cosine
 
@@ -34,11 +35,10 @@ def optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, eps=recipe.eps, foreach=True)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=recipe.sgd_momentum, foreach=True)
-    from tacit.engine.lars import Lars
-
     return Lars(
         [{**group, "adapt": group["decayed"]} for group in groups], lr=0.0, momentum=recipe.sgd_momentum,
         trust=recipe.trust, lr_inside=recipe.optimizer == "lars_lr_inside", larc=recipe.optimizer == "larc",
+        adapt_vectors=recipe.decay_vectors,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 METHODS = {
     "moby": "tacit.methods.image.moby:MoBY",
+    "dino": "tacit.methods.image.dino:DINO",
 }
 
 

@@ -120,7 +120,7 @@ def test_each_tensor_is_clipped_by_its_own_norm():
     assert gradients[2].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars", "lars_lr_inside", "larc"])
 def test_every_optimiser_lowers_a_loss(name):
     torch.manual_seed(0)
     net, x = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 1)), torch.randn(16, 4)

@@ -1,0 +1,165 @@
+"""DINO: Emerging Properties in Self-Supervised Vision Transformers (Caron et al. 2021, arXiv 2104.14294).
+
+Self-distillation without labels: a student given any crop matches what an averaged teacher says of the large crops.
+Both speak in probabilities over prototypes; all that keeps them from collapse is that the teacher's are centred and
+sharpened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tacit import encoders
+from tacit.engine import Method, Progress, Recipe, Step
+from tacit.engine.schedules import cosine
+from tacit.heads import PrototypeHead
+from tacit.objectives import across_views, sharpen
+from tacit.settings import again, setting
+from tacit.teachers import Center, ema_update, momentum_copy
+from tacit.views import Crop, multi_crop
+
+
+@dataclass(frozen=True)
+class Settings(Recipe):
+    encoder: str = again(Recipe, "encoder", "deit_small")
+    epochs: int = again(Recipe, "epochs", 100)
+    lr: float = again(Recipe, "lr", 5e-4)
+    lr_batch: int = again(Recipe, "lr_batch", 256)
+    lr_scaling: str = again(Recipe, "lr_scaling", "linear_peak")
+    lr_warmup: float = again(Recipe, "lr_warmup", 0.0)
+    lr_end: float = again(Recipe, "lr_end", 1e-6)
+    warmup_epochs: float = again(Recipe, "warmup_epochs", 10.0)
+    warmup_inclusive: bool = again(Recipe, "warmup_inclusive", True)
+    weight_decay: float = again(Recipe, "weight_decay", 0.04)
+    weight_decay_end: float | None = again(Recipe, "weight_decay_end", 0.4)
+    clip: float | None = again(Recipe, "clip", 3.0)
+    clip_by: str = again(Recipe, "clip_by", "tensor")
+
+    local_crops: int = setting(8, "small crops beside the two large ones", low=0)
+    local_size: int = setting(96, "side of the small crops, in pixels", low=4)
+    global_area: tuple[float, float] = setting((0.4, 1.0), "shares of the image's area a large crop holds", low=0.001)
+    local_area: tuple[float, float] = setting((0.05, 0.4), "shares of the image's area a small crop holds", low=0.001)
+    blur_sigma: tuple[float, float] = setting((0.1, 2.0), "range of the Gaussian blur's radius, in pixels", low=0)
+    prototypes: int = setting(65536, "outputs of the heads", low=2)
+    hidden: int = setting(2048, "hidden width of the heads", low=1)
+    bottleneck: int = setting(256, "width of the embeddings that are compared with prototypes", low=1)
+    norm_last_layer: bool = setting(True, "prototypes keep length 1; without, a little better and less stable")
+    freeze_last_layer: float = setting(1.0, "epochs in which the student's prototypes stay as they are", low=0)
+    drop_path: float = setting(0.1, "stochastic depth of the student's last block", low=0, high=0.99)
+    student_temperature: float = setting(0.1, "divides the student's logits", low=1e-3)
+    teacher_temperature: float = setting(0.04, "divides the teacher's logits, once warm", low=1e-3)
+    teacher_temperature_start: float = setting(0.04, "the same in the first epoch", low=1e-3)
+    teacher_temperature_epochs: int = setting(0, "epochs in which it goes from one to the other", low=0)
+    centering: bool = setting(True, "subtract the running mean of the teacher's logits; without it, DINO collapses")
+    center_momentum: float = setting(0.9, "of that mean", low=0, high=1)
+    momentum: float = setting(0.996, "of the teacher at the first step; rises to 1 by a cosine", low=0, high=1)
+
+
+def teacher_temperature(s: Settings, progress: Progress) -> float:
+    """Linear over whole epochs, then constant."""
+    start, end, epochs = s.teacher_temperature_start, s.teacher_temperature, s.teacher_temperature_epochs
+    epoch = int(progress.epoch)
+    return start + epoch * (end - start) / max(epochs - 1, 1) if epoch < epochs else end
+
+
+class DINO(Method):
+    title = "DINO"
+    paper = "Caron et al. 2021, Emerging Properties in Self-Supervised Vision Transformers, arXiv 2104.14294"
+    modality = "image"
+    family = "distillation"
+    Settings = Settings
+    presets = {
+        "paper": Settings(),
+        # The longer runs of the paper's tables: a sharper start than end, and prototypes of any length.
+        "boosted": Settings(
+            epochs=300, teacher_temperature=0.07, teacher_temperature_epochs=30, norm_last_layer=False,
+        ),
+        # For ResNets: SGD, and areas as SwAV has them.
+        "convnet": Settings(
+            encoder="resnet50", optimizer="sgd", lr=0.03, weight_decay=1e-4, weight_decay_end=None,
+            global_area=(0.14, 1.0), local_area=(0.05, 0.14),
+        ),
+        # For some thousand small images on one CPU or GPU, the mechanism whole. A thousandth of the paper's steps:
+        # small batches for more of them, a teacher that follows within a hundred, a short warm-up, a higher rate.
+        # A 64th of the prototypes and narrow heads for a narrow encoder; small crops of half the side.
+        "small": Settings(
+            encoder="vit_mini", size=32, epochs=20, warmup_epochs=1, batch_size=64, lr=2e-3, local_crops=4,
+            local_size=16, prototypes=1024, hidden=256, bottleneck=64, momentum=0.99, drop_path=0.05,
+            blur_sigma=(0.1, 1.0), local_area=(0.1, 0.4),
+        ),
+    }  # fmt: skip
+    tiny = {"local_size": 8, "prototypes": 32, "hidden": 32, "bottleneck": 16, "freeze_last_layer": 0.1}
+
+    @classmethod
+    def problems(cls, s: Settings) -> list[str]:
+        return encoders.crop_problems(s.encoder, s.local_size, s.patch) if s.local_crops else []
+
+    def __init__(self, s: Settings):
+        super().__init__()
+        self.s = s
+        self.encoder = encoders.any_size(
+            encoders.build(
+                s.encoder, size=s.size, channels=s.channels, patch=s.patch, window=s.window, drop_path=s.drop_path,
+                interpolation="bicubic",
+            ),
+            mask_padding=False,
+        )  # fmt: skip
+        self.head = PrototypeHead(
+            self.encoder.width, s.prototypes, hidden=s.hidden, bottleneck=s.bottleneck,
+            norm_last_layer=s.norm_last_layer,
+        )  # fmt: skip
+        # The teacher stays in train mode: a BatchNorm inside normalises by its own batch.
+        self.teacher = encoders.set_drop_path(momentum_copy(self.encoder), 0.0)
+        self.teacher_head = momentum_copy(self.head)
+        self.center = Center(s.prototypes, s.center_momentum)
+
+    @property
+    def handed_over(self) -> encoders.Encoder:
+        return self.teacher
+
+    def views(self) -> list[Crop]:
+        return multi_crop(
+            self.encoder.inputs, self.s.local_crops, self.s.local_size, self.s.global_area, self.s.local_area,
+            self.s.blur_sigma,
+        )  # fmt: skip
+
+    def after_init(self) -> None:
+        ema_update(self.teacher, self.encoder, 0.0)
+
+    def momentum(self, progress: Progress) -> float:
+        return cosine(progress.step, progress.steps, self.s.momentum, 1.0)
+
+    def loss(self, views: list[dict[str, Tensor]], progress: Progress) -> Step:
+        images = [view["image"] for view in views]  # 2 large, then the small: V x [B, C, H_v, W_v]
+        features = encoders.by_size(self.encoder, images)
+        z = self.head.embed(torch.cat(features))  # [V B, bottleneck]
+        student = self.head.last_layer(z).chunk(len(images))
+        with torch.no_grad():
+            zt = self.teacher_head.embed(self.teacher(torch.cat(images[:2])))
+            logits = self.teacher_head.last_layer(zt)  # [2 B, K]
+        center = self.center.center if self.s.centering else None
+        targets = sharpen(logits, teacher_temperature(self.s, progress), center).chunk(2)
+        batch = len(images[0])
+        signals = {
+            "features": features[0].detach(),
+            "embeddings": z[: 2 * batch].detach(),
+            "positives": zt.roll(batch, 0),  # the teacher's of the other large crop
+            "targets": targets[0],
+            "teacher_logits": logits.mean(0, keepdim=True),
+            "momentum": torch.tensor(self.momentum(progress)),
+        }
+        return Step({"views": across_views(targets, student, self.s.student_temperature)}, signals)
+
+    def before_update(self, progress: Progress) -> None:
+        if progress.epoch < self.s.freeze_last_layer:
+            for parameter in self.head.last_layer.parameters():
+                parameter.grad = None
+
+    def after_step(self, signals: list[dict[str, Tensor]], progress: Progress) -> None:
+        self.center.update(torch.cat([s["teacher_logits"] for s in signals]))
+        m = self.momentum(progress)
+        ema_update(self.teacher, self.encoder, m)
+        ema_update(self.teacher_head, self.head, m)
