@@ -204,7 +204,9 @@ def evaluate(
 
     Args:
         what: a run folder, an encoder folder, a timm name, a `Run` or an `Encoder`.
-        data: labelled data; a folder with train/ and test/ inside gives both parts.
+        data: labelled data; a folder with train/ and test/ inside gives both parts. Of segment, detect, attention,
+            video, revisited and copies the folder in the layout that each needs, see `tacit.evaluation.scenes.SCENES`;
+            of these one is asked for at a time, without `label` and `group`, and raw inputs are no subject.
         test: the test set; without any, a fifth of every class is held out.
         protocol: names of protocols, comma-separated or a list, with options as in "knn:k=10/20:vote=majority"; "all"
             for those that the labels allow. See `tacit.evaluation.PROTOCOLS`.
@@ -234,7 +236,10 @@ def _evaluate(what, data, test, protocol, *, label, group, baselines, seed, work
     names = protocol.split(",") if isinstance(protocol, str) else list(protocol)
     asked = [evaluation.parse(name) for name in names] if names != ["all"] else []
     if any(one.name in SCENES for one in asked):
-        return _scenes(what, data, test, asked, baselines=baselines, seed=seed, workers=workers, progress=progress)
+        columns = {"--label": label, "--group": group}
+        return _scenes(
+            what, data, test, asked, columns, baselines=baselines, seed=seed, workers=workers, progress=progress
+        )
     columns = [label] if isinstance(label, str) else label
     encoder = _encoder(what)
     train, held_out = open_splits(data, test, channels=encoder.inputs.channels, labels=columns or "auto", group=group)
@@ -245,9 +250,17 @@ def _evaluate(what, data, test, protocol, *, label, group, baselines, seed, work
     return _kept(what, data, test, found)
 
 
-def _scenes(what, data, test, asked, *, baselines, seed, workers, progress) -> dict[str, Any]:
+def _scenes(what, data, test, asked, columns, *, baselines, seed, workers, progress) -> dict[str, Any]:
+    """`_evaluate` for protocols whose data has a layout of its own; what cannot be asked for is said before any is
+    read."""
     from tacit.evaluation import scenes
 
+    needs = f"{asked[0].name} needs {scenes.check(asked).needs}"
+    if given := [name for name, value in columns.items() if value is not None]:
+        raise UsageError(f"{needs}; it takes no columns of a table. Leave {' and '.join(given)} out.")
+    for part in (data, test):
+        if part is not None and not isinstance(part, str | os.PathLike):
+            raise UsageError(f"{needs}; it takes a path and not a {type(part).__name__}.")
     found = scenes.evaluate(
         _encoder(what), Path(data), None if test is None else Path(test), asked, baselines=baselines, seed=seed,
         workers=_workers(workers), progress=progress,

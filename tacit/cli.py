@@ -152,7 +152,8 @@ def pretrain(
 def evaluate(
     what: Annotated[str, typer.Argument(metavar="RUN|ENCODER", help="A run folder, an encoder folder or a timm name.")],
     data: Annotated[
-        str, typer.Option(help="Labelled data: class folders, a table, or a folder with train/ and test/.")
+        str,
+        typer.Option(help="Labelled data: class folders, a table, a folder with train/ and test/, or a known set."),
     ],
     test: Annotated[
         str | None, typer.Option(help="The test set. [default: test/ of --data, or a fifth held out]")
@@ -162,7 +163,8 @@ def evaluate(
         typer.Option(
             help="Comma-separated, with options as in knn:k=10/20; all for what the labels allow. Of knn, linear, "
             "linear_sgd, fine_tune, few_shot, percent, subset, budget, clinical, retrieval, ridge, multi_label, "
-            "label_free, correspondence; segment for masks, detect for boxes."
+            "label_free, correspondence. On data of a layout of its own, one at a time: segment and attention for "
+            "masks, detect for boxes, video (DAVIS), revisited (Oxford, Paris), copies (Copydays).",
         ),
     ] = "knn,linear",
     label: Label = None,

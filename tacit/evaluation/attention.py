@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from timm.models.vision_transformer import Attention, VisionTransformer
 from torch import Tensor
@@ -11,41 +13,54 @@ from tacit.errors import DataError, UsageError
 from tacit.evaluation.video import nearest
 
 
-@torch.no_grad()
 def cls_attention(encoder: Encoder, images: Tensor) -> Tensor:
-    """Attention of the class token to the patches in the last block: [B, heads, h, w] float32, after the softmax.
+    """`attention_maps` of some images: [B, C, H, W] -> [B, heads, h, w] float32, on the encoder's device."""
+    return attention_maps(encoder)(images)
 
-    The share that goes to the class token itself (and to registers) is left out, so a head sums to less than 1. The
-    encoder is put in eval mode and otherwise left as it is.
 
-    Args:
-        images: [B, C, H, W], uint8 or float in [0, 1], of any size in multiples of the patch.
+def attention_maps(encoder: Encoder, device: torch.device | str | None = None) -> Callable[[Tensor], Tensor]:
+    """A function that gives the attention of the class token to the patches in the last block, after the softmax.
+
+    It takes images [B, C, H, W], uint8 or float in [0, 1], of any size in multiples of the patch, and gives
+    [B, heads, h, w] float32. The share that goes to the class token itself (and to registers) is left out, so a head
+    sums to less than 1. It works on a copy in eval mode; the encoder is left as it is.
 
     Raises:
-        UsageError: the encoder has no class token, or attention of another kind. DataError: weights are not numbers.
+        UsageError: the encoder has no class token, or attention of another kind; and when called, a size it cannot
+            take. DataError when called: weights are not numbers.
     """
+    check_attention(encoder)
+    model = any_size(encoder).eval().to(device or next(encoder.parameters()).device)
+    module = model.trunk.blocks[-1].attn
+
+    @torch.no_grad()
+    def maps(images: Tensor) -> Tensor:
+        found: list[Tensor] = []
+        # timm's fused attention never holds the weights, so they are computed again from what the module was given.
+        handle = module.register_forward_pre_hook(lambda module, inputs: found.append(_first_row(module, inputs[0])))
+        x = encoder.inputs.prepare(images.to(next(model.parameters()).device))
+        try:
+            model.trunk.forward_features(x)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise refused(encoder, x, error) from error
+        finally:
+            handle.remove()
+        patches = found[0][:, :, model.trunk.num_prefix_tokens :]
+        if not torch.isfinite(patches).all():
+            raise DataError(f"The attention of {encoder.name} is not numbers: the encoder is broken.")
+        return patches.unflatten(2, tuple(side // step(encoder) for side in images.shape[2:]))
+
+    return maps
+
+
+def check_attention(encoder: Encoder) -> None:
+    """Raises `UsageError` unless the encoder has a class token with plain attention to the patches."""
     if "cls" not in encoder.can or not isinstance(encoder.trunk, VisionTransformer):
         raise UsageError(
             f"{encoder.name} has no class token whose attention could be shown. Choose a ViT: vit_mini or deit_small."
         )
-    model = any_size(encoder).eval()
-    module = getattr(model.trunk.blocks[-1], "attn", None)
-    if not isinstance(module, Attention):
+    if not isinstance(getattr(encoder.trunk.blocks[-1], "attn", None), Attention):
         raise UsageError(f"The last block of {encoder.name} has no plain self-attention. Choose an ordinary ViT.")
-    found: list[Tensor] = []
-    # timm's fused attention never holds the weights, so they are computed again from what the module was given.
-    handle = module.register_forward_pre_hook(lambda module, inputs: found.append(_first_row(module, inputs[0])))
-    x = encoder.inputs.prepare(images.to(next(model.parameters()).device))
-    try:
-        model.trunk.forward_features(x)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise refused(encoder, x, error) from error
-    finally:
-        handle.remove()
-    patches = found[0][:, :, model.trunk.num_prefix_tokens :]
-    if not torch.isfinite(patches).all():
-        raise DataError(f"The attention of {encoder.name} is not numbers: the encoder is broken.")
-    return patches.unflatten(2, tuple(side // step(encoder) for side in images.shape[2:]))
 
 
 def _first_row(module: Attention, x: Tensor) -> Tensor:

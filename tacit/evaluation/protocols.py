@@ -54,7 +54,7 @@ PROTOCOLS = {
 }
 
 
-SCENES = {"segment": scenes.run_segment, "detect": scenes.run_detect}  # of pictures with masks or boxes
+SCENES = {name: scene.run for name, scene in scenes.SCENES.items()}  # each reads data of a layout of its own
 
 
 def parse(spec: str) -> Asked:

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from tacit.errors import DataError, Unknown, UsageError
+from tacit.evaluation.plain_pickle import read_plain
 from tacit.evaluation.retrieval import Scores, trapezoid_ap
 
 # Which lists of the ground truth count as positives, and which are taken out of the ranking before it is scored.
@@ -40,21 +41,27 @@ class Truth:
 def read_revisited(path: str | os.PathLike) -> Truth:
     """Ground truth from JSON: {"imlist": [name], "qimlist": [name], "gnd": [{"bbx", "easy", "hard", "junk"}]}.
 
+    The published pickles (.pkl) of the same are read too, by `read_plain`: one that holds anything but plain values
+    and arrays is refused.
+
     Raises:
-        DataError: no such file, not JSON (the published pickles are not opened, since a pickle can run code), or lists
-            that are missing, overlap or point outside imlist.
+        DataError: no such file, neither JSON nor a plain pickle, or lists that are missing, overlap or point outside
+            imlist.
     """
     path = Path(path)
     try:
-        about = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        about = read_plain(data) if path.suffix == ".pkl" else json.loads(data)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
+    except DataError as error:
         raise DataError(
-            f"{path} is not JSON. The published ground truth is a pickle, which can run code when it is opened, so "
-            "Tacit does not. Where you trust the file, convert it once: "
+            f"{path} is a pickle, which can run code when it is opened; Tacit reads plain values and arrays of numbers "
+            f"only, and {error}. Where you trust the file, convert it once: "
             "json.dump(pickle.load(open('gnd.pkl', 'rb')), open('gnd.json', 'w'), default=lambda a: a.tolist())"
         ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON. The published pickle must keep its ending .pkl.") from error
     names = [about.get(key) if isinstance(about, dict) else None for key in ("imlist", "qimlist", "gnd")]
     for key, value, kind in zip(("imlist", "qimlist", "gnd"), names, (str, str, dict), strict=True):
         if not isinstance(value, list) or not value or not all(isinstance(v, kind) for v in value):

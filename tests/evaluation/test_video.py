@@ -250,7 +250,7 @@ def test_an_encoder_scores_a_folder(tmp_path):
     )
     assert [(t.video, t.object, len(t.j)) for t in tracked] == [("square", 1, 2)]
     assert 0 < tracked[0].j.mean() <= 1
-    assert told == [(1, 1)]
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_tokens_lie_where_their_patches_lie():

@@ -1,0 +1,52 @@
+"""`segment`: semantic segmentation of pictures with masks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tacit.encoders import Encoder
+from tacit.errors import UsageError
+from tacit.evaluation import dense
+from tacit.evaluation.scenes.scene import Found, Job, Opened, Scene
+
+
+def open_data(data: Path, test: Path | None, encoder: Encoder, options: dict[str, Any]) -> Opened:
+    if test is not None:
+        raise UsageError("segment takes one folder with both parts: train/ and test/, or ADE20K's or VOC's layout.")
+    parts = dense.open_segmentation(data, foreground=options["foreground"], channels=encoder.inputs.channels)
+    return Opened(parts, [part.names for part in parts])
+
+
+def run(
+    job: Job, data: tuple[dense.Segmented, dense.Segmented], *,
+    head: str = "linear", preset: str = "small", size: int = 0, steps: int = 0, foreground: bool = False,
+) -> Found:  # fmt: skip
+    """Semantic segmentation: mIoU of a linear head or of patch votes on frozen features, or of a fine-tuned UPerNet.
+
+    `foreground` reads maps of instances as one class against the background.
+    """
+    if head == "upernet":
+        s = dense.PRESETS[preset]
+        s = replace(s, crop=size, short=size, long=4 * size) if size else s
+        s = replace(s, steps=steps, warmup=min(s.warmup, steps // 10)) if steps else s
+    else:
+        s = dense.PROTOCOLS[head]()
+        s = replace(s, size=size) if size else s
+    found = dense.segment(
+        job.encoder, *data, protocol=head, settings=s, seed=job.seed, of=job.of, workers=job.workers, progress=job.tell
+    )
+    names = [f"class {i}" for i in range(len(found.class_iou))]
+    per_class = {n: round(float(v), 4) for n, v in zip(names, found.class_iou, strict=True) if np.isfinite(v)}
+    scores = [replace(s, settings={"head": head, **s.settings}) for s in found.scores]
+    first = replace(scores[0], settings={**scores[0].settings, "per_class": per_class})
+    return Found([first, *scores[1:]], found.bad)
+
+
+SCENE = Scene(
+    open_data, run, "pictures with masks, in train/ and test/, or in ADE20K's or VOC's layout",
+    reads=("foreground",), known={"head": dense.PROTOCOLS, "preset": dense.PRESETS},
+)  # fmt: skip
