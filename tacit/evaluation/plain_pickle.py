@@ -84,10 +84,16 @@ def _encode(text: str, *_: str) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    return b""  # how old pickles say that an array is empty
+
+
 _KNOWN: dict[tuple[str, str], Callable] = {
     ("numpy", "dtype"): _Type,
     ("numpy", "ndarray"): _Array,
     ("_codecs", "encode"): _encode,
+    ("builtins", "bytes"): _no_bytes,
+    ("__builtin__", "bytes"): _no_bytes,
 } | {
     (f"numpy.{core}.{module}", name): function
     for core in ("core", "_core")

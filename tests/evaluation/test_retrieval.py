@@ -222,12 +222,22 @@ def test_a_broken_ground_truth_is_named(tmp_path, change, message):
         read_revisited(write(tmp_path, GND | change))
 
 
+def test_a_pickle_of_lists_and_arrays_says_what_the_json_does(tmp_path):
+    arrays = [{k: None if v is None else np.array(v) for k, v in entry.items()} for entry in GND["gnd"]]
+    (tmp_path / "gnd.pkl").write_bytes(pickle.dumps(GND | {"gnd": arrays}, 2))
+    found, expected = read_revisited(tmp_path / "gnd.pkl"), read_revisited(write(tmp_path, GND))
+    assert (found.images, found.queries, found.boxes) == (expected.images, expected.queries, expected.boxes)
+    for one, other in zip((*found.easy, *found.hard, *found.junk), (*expected.easy, *expected.hard, *expected.junk),
+                          strict=True):  # fmt: skip
+        np.testing.assert_array_equal(one, other)
+
+
 class Trap:
     def __reduce__(self):
         return open, ("opened", "w")
 
 
-def test_a_pickle_is_refused_and_not_opened(tmp_path, monkeypatch):
+def test_a_pickle_that_would_run_something_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         path = tmp_path / "gnd_roxford5k.pkl"
@@ -235,6 +245,9 @@ def test_a_pickle_is_refused_and_not_opened(tmp_path, monkeypatch):
         with pytest.raises(DataError, match="pickle, which can run code"):
             read_revisited(path)
     assert not (tmp_path / "opened").exists()
+    (tmp_path / "gnd.json").write_bytes(path.read_bytes())
+    with pytest.raises(DataError, match=r"is not JSON. The published pickle must keep its ending \.pkl"):
+        read_revisited(tmp_path / "gnd.json")
     with pytest.raises(DataError, match="cannot be read: No such file"):
         read_revisited(tmp_path / "nothing.json")
 

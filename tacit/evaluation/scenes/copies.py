@@ -43,7 +43,7 @@ def open_data(data: Path, test: Path | None, encoder: Encoder, options: dict[str
     names, counts = np.unique(ids["original"], return_counts=True)
     if counts.max() > 1:
         raise DataError(
-            f"{counts.max()} pictures of {root / 'original'} begin with {names[counts.argmax()]!r}. The first {key} "
+            f"{counts.max()} pictures of {root / 'original'} begin with {str(names[counts.argmax()])!r}. The first {key} "
             "characters of a name say what is a copy of what; set key to how many do."
         )
     folders = np.array([path.parent.relative_to(root).as_posix() for path in paths["copies"]])
