@@ -256,6 +256,17 @@ def test_compressed_copies_are_told_apart_by_folder(encoder, tmp_path):
         tacit.evaluate(encoder, root, protocol="copies:size=32:key=2")
 
 
+@pytest.mark.parametrize("name", ["swin_mini", "resnet18"])
+def test_other_trunks_take_whole_pictures_too(name, tmp_path):
+    made = encoders.build(name, size=32)
+    write_retrieval(tmp_path / "pictures")
+    write_copies(tmp_path / "copydays")
+    write_davis(tmp_path / "davis", *moving_square(3))
+    for folder, spec in (("pictures", "revisited:scales=3"), ("copydays", "copies:size=32"), ("davis", VIDEO)):
+        result = tacit.evaluate(made, tmp_path / folder, protocol=spec, baselines=False, workers=0)
+        assert all(0 <= r["low"] <= r["value"] <= r["high"] <= 1 for r in result["results"])
+
+
 def test_two_encoders_are_compared_on_paired_records(encoder, tmp_path):
     twin = encoders.like(encoder)
     found = tacit.compare([encoder, twin], write_objects(tmp_path), protocol=ATTENTION)

@@ -42,9 +42,10 @@ def open_data(data: Path, test: Path | None, encoder: Encoder, options: dict[str
     ids = {side: np.array([path.name[:key] for path in paths[side]]) for side in ("original", "copies")}
     names, counts = np.unique(ids["original"], return_counts=True)
     if counts.max() > 1:
+        begin = str(names[counts.argmax()])
         raise DataError(
-            f"{counts.max()} pictures of {root / 'original'} begin with {str(names[counts.argmax()])!r}. The first {key} "
-            "characters of a name say what is a copy of what; set key to how many do."
+            f"{counts.max()} pictures of {root / 'original'} begin with {begin!r}. The first {key} characters of a "
+            "name say what is a copy of what; set key to how many do."
         )
     folders = np.array([path.parent.relative_to(root).as_posix() for path in paths["copies"]])
     listed = [[path.relative_to(root).as_posix() for path in some] for some in paths.values()]
