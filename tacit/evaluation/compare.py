@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tacit.errors import UsageError
+from tacit.evaluation import dense, detection
 from tacit.evaluation.label_free import rank_correlation
 from tacit.evaluation.low_shot import saving
 from tacit.evaluation.options import options_of
@@ -25,14 +26,21 @@ def compare(results: dict[str, dict[str, Any]], *, seed: int = 0) -> dict[str, A
         "p_holm", "test"}], "ranks": {encoder: mean rank over the scores, 1 is best}, "label_free": [{"measure",
         "protocol", "spearman", "p", "n"}], "savings": [{"encoder", "over", "target", "factor"}]}`.
 
-        Differences are of the best encoder to every other; their interval is the paired bootstrap's, p McNemar's exact
-        test where records are right or wrong, and the paired sign-flip test where they are shares; p_holm is corrected
-        for all differences of the table. With four encoders or more, `label_free` says how well each label-free measure
-        orders them as each probe does. With label-budget curves, `savings` says how many times fewer labels each needs
-        than the weakest does for the weakest's best.
+        Differences are of the best encoder to every other, from the records of both, "run/protocol/metric" -> array:
+
+        - [N], one value a test record, of which the score is the mean: the interval is the paired bootstrap's, p
+          McNemar's exact test where values are right or wrong, and the paired sign-flip test where they are shares;
+        - [N, C, 3], pixels of N images and C classes that are right, predicted and true (`dense.counts`), which are
+          summed before the score is taken: paired bootstrap over images, and p of exchanging results image by image;
+        - no dimensions and the fields of `detection.records.pack`: the matches of a detector, likewise.
+
+        p_holm is corrected for all differences of the table. With four encoders or more, `label_free` says how well
+        each label-free measure orders them as each probe does. With label-budget curves, `savings` says how many times
+        fewer labels each needs than the weakest does for the weakest's best.
 
     Raises:
-        UsageError: fewer than two encoders, other splits, other settings, or no protocol in common.
+        UsageError: fewer than two encoders, other splits, other settings, or no protocol in common. DataError: records
+            that are not of the same masks or objects.
     """
     if len(results) < 2:
         raise UsageError("A comparison needs two encoders or more.")
@@ -55,7 +63,7 @@ def compare(results: dict[str, dict[str, Any]], *, seed: int = 0) -> dict[str, A
                 a, b = (results[n].get("records", {}).get(f"run/{protocol}/{metric}") for n in (best, name))
                 if a is not None and b is not None:
                     about = {"protocol": protocol, "metric": metric, "a": best, "b": name}
-                    differences.append(about | _difference(a, b, seed))
+                    differences.append(about | _difference(metric, a, b, seed))
     for row, p in zip(differences, holm([d["p"] for d in differences]) if differences else (), strict=True):
         row["p_holm"] = float(p)
     ranked = [key for key in shared if not key[0].startswith("label_free")] or shared  # which say nothing of labels
@@ -126,7 +134,13 @@ def latest(evaluations: Sequence[dict[str, Any]], split_hash: str | None = None)
     return {**usable[-1], "results": list(newest.values()), "records": records}
 
 
-def _difference(a: np.ndarray, b: np.ndarray, seed: int) -> dict[str, float]:
+def _difference(metric: str, a: np.ndarray, b: np.ndarray, seed: int) -> dict[str, Any]:
+    if a.dtype.names or a.ndim == 3:
+        if a.dtype.names:
+            gain, low, high, p = detection.paired_ap(a, b, seed=seed)
+        else:
+            gain, low, high, p = dense.paired_miou(a, b, metric=metric, seed=seed)
+        return {"difference": gain, "low": low, "high": high, "p": p, "test": "exchanges"}
     gain, low, high = paired_bootstrap(a, b, seed=seed)
     binary = a.dtype == bool and b.dtype == bool
     p = mcnemar(a, b)[0] if binary else sign_flip_test(a, b, seed=seed)

@@ -12,7 +12,10 @@ import torch
 import tacit
 from tacit import encoders, evaluation
 from tacit.errors import UsageError
-from tacit.evaluation import tables
+from tacit.evaluation import dense, scenes, tables
+from tacit.evaluation.detection.records import RECALLS, Matches, pack, weighted_ap
+from tacit.evaluation.protocols import parse
+from tests.evaluation.dense.conftest import write_shapes
 
 
 def result(right: np.ndarray, split: str = "abc", **settings) -> dict:
@@ -79,6 +82,70 @@ def test_every_table_says_split_seed_and_inputs_and_escapes_names():
     assert "| inputs |" in both
     assert "64 px, crop 0.875, bicubic" in both
     assert "| +0.0 | +0.0 to +0.0 |" in both
+
+
+def scene(protocol: str, records: dict[str, np.ndarray], values: dict[str, float]) -> dict:
+    """As `evaluate` gives it of a folder with masks or boxes."""
+    made = result(RIGHT)
+    rows = [
+        {**made["results"][0], "protocol": protocol, "metric": m, "value": v, "settings": {}} for m, v in values.items()
+    ]
+    return {**made, "results": rows, "records": {f"run/{protocol}/{m}": r for m, r in records.items()}}
+
+
+def test_scores_of_whole_sets_are_compared_image_by_image(tmp_path):
+    rng = np.random.default_rng(0)
+    first = rng.integers(20, 50, (40, 3, 3)) + 100 * np.eye(3, dtype=int)
+    moved = 50 * np.eye(3, dtype=int)
+    results = {}
+    for name, matrices in (("a", first), ("b", first - moved + np.roll(moved, 1, axis=1))):
+        values = {m: float(of(matrices.sum(0))) for m, of in dense.METRICS.items()}
+        records = dict.fromkeys(values, dense.counts(matrices))
+        evaluation.store(tmp_path / name, scene("segment", records, values))
+        results[name] = evaluation.latest(evaluation.stored(tmp_path / name))
+    found = evaluation.compare(results)
+    assert [d["metric"] for d in found["differences"]] == ["miou", "pixel_accuracy", "mean_accuracy"]
+    for d in found["differences"]:
+        best, other = (
+            next(s for s in found["scores"] if s["metric"] == d["metric"] and s["encoder"] == n) for n in "ab"
+        )
+        assert d["difference"] == pytest.approx(best["value"] - other["value"])
+        assert 0 < d["low"] < d["difference"] < d["high"]
+        assert (d["test"], d["p"]) == ("exchanges", 1 / 2000)
+    assert "| segment | miou | b |" in tables.markdown(found)
+
+
+def test_average_precisions_are_compared_image_by_image(tmp_path):
+    rng = np.random.default_rng(0)
+    hits = {"good": rng.random(30) < 0.9}
+    hits["poor"] = hits["good"] & (rng.random(30) < 0.5)
+    results = {}
+    for name, hit in hits.items():
+        matches = [Matches(np.arange(30), hit[None], ~hit[None], np.ones(30, int), np.linspace(1, 0.5, 30))]
+        value = weighted_ap(matches, np.ones(30, int), RECALLS)
+        evaluation.store(tmp_path / name, scene("detect", {"box_ap": pack(matches)}, {"box_ap": value}))
+        results[name] = evaluation.latest(evaluation.stored(tmp_path / name))
+    (d,) = evaluation.compare(results)["differences"]
+    good, poor = (results[n]["results"][0]["value"] for n in ("good", "poor"))
+    assert (d["a"], d["b"], d["test"]) == ("good", "poor", "exchanges")
+    assert d["difference"] == pytest.approx(good - poor)
+    assert 0 < d["low"] < d["difference"] < d["high"]
+    assert d["p"] < 0.01
+
+
+def test_a_folder_of_masks_is_compared(tmp_path):
+    folder = write_shapes(tmp_path, train=8, test=5, side=32)
+    results = {}
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        encoder = encoders.build("vit_mini", size=32, depth=1)
+        made = scenes.evaluate(encoder, folder, None, [parse("segment:head=patch_knn")], baselines=False)
+        results[f"{seed}"] = {**made, "data": "shapes"}
+    found = evaluation.compare(results)
+    assert [d["test"] for d in found["differences"]] == ["exchanges"] * 3
+    values = {(s["encoder"], s["metric"]): s["value"] for s in found["scores"]}
+    for d in found["differences"]:
+        assert d["difference"] == pytest.approx(values[d["a"], d["metric"]] - values[d["b"], d["metric"]])
 
 
 def test_encoders_are_compared_on_data_and_from_what_runs_hold(digits, tmp_path, monkeypatch):

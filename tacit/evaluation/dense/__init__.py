@@ -4,7 +4,16 @@ from tacit.evaluation.dense.finetune import MULTI_SCALE, PRESETS, FineTune, fine
 from tacit.evaluation.dense.heads import Linear
 from tacit.evaluation.dense.layouts import open_segmentation
 from tacit.evaluation.dense.masks import IGNORE, Segmented
-from tacit.evaluation.dense.metrics import METRICS, confusion, iou, miou, paired_difference, with_intervals
+from tacit.evaluation.dense.metrics import (
+    METRICS,
+    confusion,
+    counts,
+    iou,
+    miou,
+    paired_difference,
+    paired_miou,
+    with_intervals,
+)
 from tacit.evaluation.dense.patch_knn import PatchKnn
 from tacit.evaluation.dense.probe import PROTOCOLS, Segmentation, segment
 from tacit.evaluation.dense.upernet import UPerNet
@@ -22,11 +31,13 @@ __all__ = [
     "Segmented",
     "UPerNet",
     "confusion",
+    "counts",
     "finetune",
     "iou",
     "miou",
     "open_segmentation",
     "paired_difference",
+    "paired_miou",
     "segment",
     "with_intervals",
 ]

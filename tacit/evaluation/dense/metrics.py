@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tacit.errors import DataError
+from tacit.errors import DataError, Unknown
 from tacit.evaluation.dense.masks import IGNORE
 from tacit.evaluation.intervals import LEVEL
+from tacit.evaluation.pooled import paired_pooled
 
 
 def confusion(predicted: np.ndarray, target: np.ndarray, classes: int) -> np.ndarray:
@@ -78,37 +79,65 @@ def with_intervals(
     return found
 
 
+def counts(matrices: np.ndarray) -> np.ndarray:
+    """What the metrics need of matrices [N, K, K]: [N, K, 3] of the same type, a class's pixels that are right
+    (intersection), that were predicted, and that are true."""
+    hit, true, said = (np.asarray(part, matrices.dtype) for part in _areas(matrices))
+    return np.stack([hit, said, true], axis=-1)
+
+
+def paired_miou(
+    a: np.ndarray, b: np.ndarray, *, metric: str = "miou", resamples: int = 2000, draws: int = 1999, seed: int = 0
+) -> tuple[float, float, float, float]:
+    """Pooled metric of a minus that of b, its 95 % interval and p value, from `counts` [N, K, 3] of the same images.
+
+    See `pooled.paired_pooled`: images are drawn, or exchanged, in both at once, and counts are summed before the metric
+    is taken.
+
+    Raises:
+        DataError: counts of other images, or of masks that differ. Unknown: no such metric.
+    """
+    if metric not in METRICS:
+        raise Unknown("segmentation metric", metric, METRICS)
+    a, b = _pair(a, b)
+    images, classes = a.shape[:2]
+    of_a, of_b = (c.reshape(images, -1).astype(np.float64) for c in (a, b))
+
+    def score(times_a: np.ndarray, times_b: np.ndarray) -> np.ndarray:
+        sums = sum(times @ of for times, of in ((times_a, of_a), (times_b, of_b)) if times.any())
+        return METRICS[metric](np.reshape(sums, (-1, classes, 3)).view(_Counts))
+
+    return paired_pooled(score, images, resamples=resamples, draws=draws, seed=seed)
+
+
 def paired_difference(
     first: np.ndarray, second: np.ndarray, *, metric: str = "miou", resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Metric of `first` minus that of `second`, matrices [N, K, K] of the same images, which are drawn together."""
+    """Metric of `first` minus that of `second` with its 95 % interval, matrices [N, K, K] of the same images."""
     if first.shape != second.shape:
         raise DataError(f"Matrices {list(first.shape)} and {list(second.shape)} are not of the same images.")
-    score = METRICS[metric]
-    a, b = (score(_resampled(_checked(m), resamples, seed)) for m in (first, second))
-    low, high = np.nanquantile(a - b, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    value = score(first.sum(0, dtype=np.float64)) - score(second.sum(0, dtype=np.float64))
-    return float(value), float(low), float(high)
+    a, b = (counts(_checked(m)) for m in (first, second))
+    return paired_miou(a, b, metric=metric, resamples=resamples, draws=1, seed=seed)[:3]
 
 
-class _Areas(np.ndarray):
-    """[..., 3, K]: hits, true and predicted pixels, all that the metrics need of a matrix."""
+class _Counts(np.ndarray):
+    """[..., K, 3]: hits, predicted and true pixels, all that the metrics need of a matrix."""
 
 
 def _areas(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    if isinstance(matrix, _Areas):
+    """Hits, true and predicted pixels [..., K]."""
+    if isinstance(matrix, _Counts):
         plain = matrix.view(np.ndarray)
-        return plain[..., 0, :], plain[..., 1, :], plain[..., 2, :]
+        return plain[..., 0], plain[..., 2], plain[..., 1]
     m = np.asarray(matrix, dtype=np.float64)
     return np.diagonal(m, axis1=-2, axis2=-1), m.sum(-1), m.sum(-2)
 
 
 def _resampled(matrices: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Sums over as many images as there are, drawn with replacement, `resamples` times."""
-    areas = np.stack(_areas(matrices), axis=1)  # [N, 3, K]
     n = len(matrices)
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    return np.tensordot(counts.astype(np.float64), areas, axes=1).view(_Areas)
+    times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    return np.tensordot(times.astype(np.float64), counts(matrices).astype(np.float64), axes=1).view(_Counts)
 
 
 def _checked(matrices: np.ndarray) -> np.ndarray:
@@ -117,6 +146,21 @@ def _checked(matrices: np.ndarray) -> np.ndarray:
     if not matrices.sum():
         raise DataError(f"None of the {len(matrices):,} masks has a labelled pixel.")
     return matrices
+
+
+def _pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    a, b = np.asarray(a), np.asarray(b)
+    for c in (a, b):
+        if c.ndim != 3 or c.shape[2] != 3 or not len(c):
+            raise DataError(f"Counts must be [images, classes, 3], one image or more, not {list(c.shape)}.")
+    if a.shape != b.shape or not np.array_equal(a[..., 2], b[..., 2]):
+        raise DataError(
+            f"Counts {list(a.shape)} and {list(b.shape)} are not of the same images and masks, in the same order. "
+            "Evaluate both encoders on one test set."
+        )
+    if not a[..., 2].any():
+        raise DataError(f"None of the {len(a):,} masks has a labelled pixel.")
+    return a, b
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:

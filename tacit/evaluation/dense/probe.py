@@ -28,8 +28,9 @@ PROTOCOLS: dict[str, type] = {"linear": Linear, "patch_knn": PatchKnn, "upernet"
 
 @dataclass(frozen=True)
 class Segmentation:
-    """scores: of mIoU, pixel accuracy and mean class accuracy; matrices: [N, K, K] of the test images `names`, rows the
-    true classes; class_iou: [K], NaN for a class that does not occur; bad: (name, reason) of what was left out."""
+    """scores: of mIoU, pixel accuracy and mean class accuracy, with `metrics.counts` [N, K, 3] as the records of each;
+    matrices: [N, K, K] of the test images `names`, rows the true classes; class_iou: [K], NaN for a class that does not
+    occur; bad: (name, reason) of what was left out."""
 
     scores: list[Score]
     matrices: np.ndarray
@@ -85,9 +86,9 @@ def segment(
         raise DataError(
             f"None of the {len(test):,} records of {test.title} can be read; the last: {': '.join(bad[-1])}."
         )
-    about = {**to_dict(s), **more}
+    about, records = {**to_dict(s), **more}, metrics.counts(matrices)
     scores = [
-        Score(protocol, name, *numbers, n=len(matrices), of=of, settings=about)
+        Score(protocol, name, *numbers, n=len(matrices), of=of, settings=about, records=records)
         for name, numbers in metrics.with_intervals(matrices, seed=seed).items()
     ]
     bad = [*train.skipped, *test.skipped, *bad]

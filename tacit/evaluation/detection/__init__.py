@@ -4,6 +4,7 @@ from tacit.evaluation.detection.convert import match_classes, to_coco
 from tacit.evaluation.detection.folders import open_set, read_maps, read_voc
 from tacit.evaluation.detection.models import MODELS, detector
 from tacit.evaluation.detection.predict import predict
+from tacit.evaluation.detection.records import paired_ap
 from tacit.evaluation.detection.schedule import PRESETS, Schedule, preset
 from tacit.evaluation.detection.sets import DetectionSet, Scene, Thing
 from tacit.evaluation.detection.train import build, train
@@ -20,6 +21,7 @@ __all__ = [
     "detector",
     "match_classes",
     "open_set",
+    "paired_ap",
     "predict",
     "preset",
     "read_coco",

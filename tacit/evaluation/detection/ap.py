@@ -5,24 +5,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from tacit.errors import DataError, MissingExtra, UsageError
+from tacit.evaluation.detection.records import RECALLS, Matches, pack, weighted_ap
 from tacit.evaluation.intervals import LEVEL
 
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar100", "ar_small", "ar_medium",
          "ar_large")  # fmt: skip
-
-
-class Matches(NamedTuple):
-    """Of one class, over all areas and at most 100 detections an image, the best score first."""
-
-    image: np.ndarray  # [N] row of the image of each detection
-    hit: np.ndarray  # [T, N] matched to an object that counts
-    miss: np.ndarray  # [T, N] matched to none
-    objects: np.ndarray  # [images] objects that count
 
 
 def average_precision(
@@ -32,6 +24,7 @@ def average_precision(
     kind: str = "bbox",
     resamples: int = 1000,
     seed: int = 0,
+    keep: bool = False,
 ) -> dict[str, Any]:
     """COCO's twelve numbers, as fractions, and the interval of the first.
 
@@ -39,6 +32,7 @@ def average_precision(
         truth: a COCO document, as `coco.to_coco` makes. results: COCO results, as `predict` makes; may be empty.
         kind: "bbox" or "segm".
         resamples: how often images are drawn again with replacement for the interval; 0 for none.
+        keep: give the matches too, as "records": an array for `records.paired_ap`.
 
     Matching is pycocotools' and done once; a resample only counts each image's matches as often as it was drawn.
 
@@ -63,8 +57,10 @@ def average_precision(
         names[c]: float(precision[:, :, k].mean()) if (precision[:, :, k] >= 0).all() else float("nan")
         for k, c in enumerate(scorer.params.catIds)
     }
-    low, high = interval(matches(scorer), scorer.params.recThrs, resamples=resamples, seed=seed)
-    return {**numbers, "low": low, "high": high, "n": len(scorer.params.imgIds), "classes": classes}
+    found = matches(scorer)
+    low, high = interval(found, RECALLS, resamples=resamples, seed=seed)
+    about = {**numbers, "low": low, "high": high, "n": len(scorer.params.imgIds), "classes": classes}
+    return about | {"records": pack(found)} if keep else about
 
 
 def _matched(truth: dict[str, Any], results: list[dict[str, Any]], kind: str):
@@ -114,25 +110,8 @@ def matches(scorer) -> list[Matches]:
         empty = np.zeros((len(p.iouThrs), 0), dtype=bool)
         match = np.concatenate([empty, *(np.asarray(e["dtMatches"]) > 0 for _, e in rows)], axis=1)[:, order]
         ignore = np.concatenate([empty, *(np.asarray(e["dtIgnore"], dtype=bool) for _, e in rows)], axis=1)[:, order]
-        found.append(Matches(image, match & ~ignore, ~match & ~ignore, objects))
+        found.append(Matches(image, match & ~ignore, ~match & ~ignore, objects, score[order]))
     return found
-
-
-def weighted_ap(found: list[Matches], weight: np.ndarray, recalls: np.ndarray) -> float:
-    """COCO's average precision with image i counted weight[i] times: what a set with copies of images would give."""
-    values = []
-    for of in found:
-        total = float(of.objects @ weight)
-        if total == 0:
-            continue
-        w = weight[of.image]
-        here = w > 0
-        tp, fp = (np.cumsum(x[:, here] * w[here], axis=1) for x in (of.hit, of.miss))
-        precision = np.maximum.accumulate((tp / (tp + fp + np.spacing(1)))[:, ::-1], axis=1)[:, ::-1]
-        padded = np.concatenate([precision, np.zeros((len(precision), 1))], axis=1)  # recall that is never reached
-        for t in range(len(tp)):
-            values.append(padded[t, np.searchsorted(tp[t] / total, recalls, side="left")].mean())
-    return float(np.mean(values)) if values else float("nan")
 
 
 def interval(found: list[Matches], recalls: np.ndarray, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:

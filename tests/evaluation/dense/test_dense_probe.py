@@ -7,7 +7,7 @@ from PIL import Image
 
 from tacit import encoders
 from tacit.errors import BadSettings, DataError, Unknown, UsageError
-from tacit.evaluation.dense import PRESETS, Linear, PatchKnn, confusion, miou, open_segmentation, segment
+from tacit.evaluation.dense import PRESETS, Linear, PatchKnn, confusion, counts, miou, open_segmentation, segment
 from tacit.evaluation.dense.grids import grids
 
 
@@ -48,6 +48,7 @@ def test_frozen_features_of_coloured_shapes_are_segmented_far_above_chance(shape
     assert score["miou"].value == pytest.approx(float(miou(found.matrices.sum(0))))
     assert np.nanmean(found.class_iou) == pytest.approx(score["miou"].value)
     assert score["miou"].settings["size"] == 64
+    assert all(np.array_equal(s.records, counts(found.matrices)) for s in found.scores)
     again = segment(swin, train, test, protocol=protocol, settings=settings)
     assert np.array_equal(found.matrices, again.matrices)
 
