@@ -18,7 +18,7 @@ FLOORS = [
     ["heads", "teachers"],
     ["views"],
     ["data"],
-    ["distributed", "run", "scores", "settings"],
+    ["distributed", "precision", "run", "scores", "settings"],
     ["errors"],
 ]
 FLOOR = {room: depth for depth, rooms in enumerate(FLOORS) for room in rooms}

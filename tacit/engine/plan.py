@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
+from tacit.precision import bf16_is_fast
+
 PRECISIONS = {"auto": "", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}  # ours and Lightning's names
 
 
@@ -53,7 +55,4 @@ def precision(asked: str) -> str:
     """`auto` is bf16 where the hardware multiplies it, else fp32: Lightning's name of it."""
     if asked != "auto":
         return PRECISIONS[asked]
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    capable = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return "bf16-mixed" if capable else "32-true"
+    return PRECISIONS["bf16" if bf16_is_fast("cuda" if torch.cuda.is_available() else "cpu") else "32"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +19,8 @@ from tacit.evaluation.dense.crops import Crops
 from tacit.evaluation.dense.heads import pixel_loss
 from tacit.evaluation.dense.masks import Segmented
 from tacit.evaluation.dense.upernet import UPerNet
+from tacit.evaluation.resume import Checkpoint, key, seed_step
+from tacit.precision import autocast, resolved
 from tacit.settings import problems, setting
 from tacit.views import rng
 
@@ -110,39 +114,61 @@ def finetune(
     workers: int = 0,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
+    precision: str = "auto",
+    checkpoint: Path | None = None,
+    save_steps: int = 0,
 ) -> tuple[UPerNet, list[float], list[tuple[str, str]]]:
-    """A UPerNet on a copy of `encoder`, trained on `train`.
+    """A UPerNet on a copy of `encoder`, trained on `train`. All that is random depends on (seed, step, record) alone.
+
+    Args:
+        precision: "32", "bf16", or "auto": bf16 where the hardware multiplies it. Losses are in fp32 always.
+        checkpoint: a file to go on from, if it is there, and to keep what the next step needs in, every ten minutes or
+            every `save_steps` steps; removed at the end. What goes on ends bit for bit as what was not broken off, on
+            a CPU.
 
     Returns:
         The model in eval mode, the loss [steps], and (name, reason) of the records that could not be read.
 
     Raises:
         BadSettings: settings that cannot work. RunFailed: the loss is no number. DataError: unusable records.
+        UsageError: a checkpoint of another training. Unknown: no such precision.
     """
     check(s)
+    precision = resolved(precision, device)
     torch.manual_seed(seed)
     model = model_for(encoder, train.classes, s).to(device).train()
     solver = optimiser(model, s)
+    keep = Checkpoint(checkpoint, _key(model, train, s, seed, precision) if checkpoint else "", save_steps)
+    start, kept = keep.resume(model, solver)
+    losses, bad = kept.get("losses", []), kept.get("bad", {})
     data = Crops(train, encoder.inputs, s, seed)
-    order = batches(len(train), s, seed)
+    order = islice(batches(len(train), s, seed), start, None)
     loader = DataLoader(data, batch_sampler=order, num_workers=workers, collate_fn=_collate)
-    losses, bad = [], {}
-    for step, (x, y, failed) in enumerate(loader):
+    for step, (x, y, failed) in enumerate(loader, start):
         bad |= dict(failed)
         for group in solver.param_groups:
             group["lr"] = learning_rate(step, s)
         x, y = x.to(device), y.to(device)
-        logits, aux = model(x)
-        loss = pixel_loss(logits, y) + s.aux_weight * pixel_loss(aux, y)
+        seed_step(seed, step)
+        with autocast(device, precision):
+            logits, aux = model(x)
+        loss = pixel_loss(logits.float(), y) + s.aux_weight * pixel_loss(aux.float(), y)
         solver.zero_grad()
         loss.backward()
         solver.step()
         losses.append(float(loss.detach()))
         if not np.isfinite(losses[-1]):
             raise RunFailed(f"The loss is {losses[-1]} at step {step} of {s.steps}. Lower lr ({s.lr:g}).")
+        keep.offer(step + 1, model, solver, {"losses": losses, "bad": bad})
         if progress is not None:
             progress(step + 1, s.steps)
+    keep.done()
     return model.eval(), losses, sorted(bad.items())
+
+
+def _key(model: UPerNet, train: Segmented, s: FineTune, seed: int, precision: str) -> str:
+    meaning = train.classes, train.ignore, train.zero_is_none, train.foreground, train.channels
+    return key(model, (*train.images, *train.masks), model.encoder.inputs.to_dict(), meaning, s, seed, precision)
 
 
 def model_for(encoder: Encoder, classes: int, s: FineTune) -> UPerNet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from tacit.evaluation.dense.inference import segment_picture
 from tacit.evaluation.dense.masks import Segmented, check_same_classes
 from tacit.evaluation.dense.patch_knn import PatchKnn, build_bank, vote
 from tacit.evaluation.task import Score
+from tacit.precision import resolved
 from tacit.settings import problems, to_dict
 
 Progress = Callable[[int, int], None]
@@ -51,6 +53,8 @@ def segment(
     workers: int = 0,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
+    precision: str = "auto",
+    checkpoint: Path | None = None,
 ) -> Segmentation:
     """Segment the images of `test` after learning from `train`; every mask is scored at its own size.
 
@@ -61,6 +65,7 @@ def segment(
         settings: of the protocol: `Linear`, `PatchKnn` or `FineTune`.
         seed: of the held-out images, the bank, the fresh weights and the crops, and of the intervals.
         progress: called with (done, in all) of what takes time: images, or steps of fine-tuning.
+        precision, checkpoint: of fine-tuning, see `finetune`; features and tests are in fp32.
 
     Raises:
         Unknown: no such protocol. BadSettings: settings that cannot work. UsageError: the encoder cannot take the size,
@@ -80,8 +85,11 @@ def segment(
         )
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     common = {"seed": seed, "workers": workers, "device": device, "progress": progress}
-    run = _upernet if protocol == "upernet" else _frozen
-    matrices, index, bad, more = run(encoder, train, test, s, **common)
+    if protocol == "upernet":
+        found = _upernet(encoder, train, test, s, precision=precision, checkpoint=checkpoint, **common)
+    else:
+        found = _frozen(encoder, train, test, s, **common)
+    matrices, index, bad, more = found
     if not len(matrices):
         raise DataError(
             f"None of the {len(test):,} records of {test.title} can be read; the last: {': '.join(bad[-1])}."
@@ -132,10 +140,14 @@ def _score(found: Grids, test: Segmented, classes_at: Callable, progress: Progre
 
 def _upernet(
     encoder: Encoder, train: Segmented, test: Segmented, s: FineTune, *, seed: int, workers: int, device: torch.device,
-    progress: Progress | None,
+    progress: Progress | None, precision: str, checkpoint: Path | None,
 ) -> tuple[np.ndarray, list[int], list[tuple[str, str]], dict[str, Any]]:  # fmt: skip
     check(s)
-    model, losses, bad = finetune(encoder, train, s, seed=seed, workers=workers, device=device, progress=progress)
+    precision = resolved(precision, device)
+    model, losses, bad = finetune(
+        encoder, train, s, seed=seed, workers=workers, device=device, progress=progress, precision=precision,
+        checkpoint=checkpoint,
+    )  # fmt: skip
     matrices, index = [], []
     for i in range(len(test)):
         try:
@@ -147,4 +159,4 @@ def _upernet(
         matrices.append(metrics.confusion(predicted, mask, test.classes).astype(np.int32))
         index.append(i)
     tenth = max(len(losses) // 10, 1)
-    return np.array(matrices), index, bad, {"loss": float(np.mean(losses[-tenth:]))}
+    return np.array(matrices), index, bad, {"loss": float(np.mean(losses[-tenth:])), "precision": precision}

@@ -53,14 +53,25 @@ def test_frozen_features_of_coloured_shapes_are_segmented_far_above_chance(shape
     assert np.array_equal(found.matrices, again.matrices)
 
 
-def test_fine_tuning_returns_the_same_things(shapes, vit):
+def test_fine_tuning_returns_the_same_things(shapes, vit, tmp_path):
     train, test = open_segmentation(shapes)
     s = replace(PRESETS["small"], steps=12, batch_size=4, crop=32, short=32, long=64, channels=16, aux_channels=8)
     told = []
-    found = segment(vit, train, test, protocol="upernet", settings=s, progress=lambda *a: told.append(a))
+    found = segment(
+        vit,
+        train,
+        test,
+        protocol="upernet",
+        settings=s,
+        progress=lambda *a: told.append(a),
+        precision="32",
+        checkpoint=tmp_path / "c.ckpt",
+    )
     assert found.matrices.shape == (12, 4, 4)
     assert [x.metric for x in found.scores] == ["miou", "pixel_accuracy", "mean_accuracy"]
     assert told[-1] == (12, 12)
+    assert found.scores[0].settings["precision"] == "32"
+    assert list(tmp_path.iterdir()) == []  # nothing stays of a training that is through
 
 
 def test_masks_are_scored_at_their_own_size(tmp_path, write, vit):

@@ -8,7 +8,7 @@ from torch import nn
 from tacit import encoders
 from tacit.data import Picture
 from tacit.encoders import any_size
-from tacit.errors import BadSettings, RunFailed
+from tacit.errors import BadSettings, RunFailed, Unknown, UsageError
 from tacit.evaluation.dense import IGNORE, PRESETS, FineTune, UPerNet, finetune, open_segmentation
 from tacit.evaluation.dense.finetune import MULTI_SCALE, batches, learning_rate, model_for, optimiser
 from tacit.evaluation.dense.heads import pixel_loss
@@ -167,6 +167,67 @@ def test_fine_tuning_learns_and_repeats(shapes):
     short = replace(s, steps=2, batch_size=2, warmup=0)
     one, again, other = (finetune(encoder, train, short, seed=seed)[1] for seed in (1, 1, 2))
     assert one == again != other
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_at(step: int):
+    def progress(done: int, _: int) -> None:
+        if done == step:
+            raise Killed
+
+    return progress
+
+
+QUICK = FineTune(
+    steps=6, batch_size=2, crop=32, short=32, long=64, lr=1e-3, warmup=2, drop_path=0.3, dropout=0.3, **TINY
+)  # fmt: skip
+
+
+def test_a_fine_tuning_that_is_killed_goes_on_bit_for_bit(shapes, tmp_path):
+    train = open_segmentation(shapes)[0].select(range(6))
+    (tmp_path / "empty.png").write_bytes(b"")
+    train = replace(train, images=(*train.images[:5], tmp_path / "empty.png"))
+    encoder = encoders.build("swin_mini", size=32)
+    how = {"seed": 1, "precision": "32"}
+    whole, losses, bad = finetune(encoder, train, QUICK, **how)
+    path = tmp_path / "c.ckpt"
+    with pytest.raises(Killed):
+        finetune(encoder, train, QUICK, **how, checkpoint=path, save_steps=2, progress=kill_at(5))
+    kept = torch.load(path, weights_only=True)
+    assert kept["step"] == 4
+    assert kept["more"]["losses"] == losses[:4]
+    for changes, other in (({"lr": 2e-3}, {}), ({}, {"seed": 2})):
+        with pytest.raises(UsageError, match="of another fine-tuning"):
+            finetune(encoder, train, replace(QUICK, **changes), **{**how, **other}, checkpoint=path)
+    with pytest.raises(UsageError, match="of another fine-tuning"):
+        finetune(encoder, train.select(range(5)), QUICK, **how, checkpoint=path)
+    told = []
+    again, same, named = finetune(
+        encoder, train, QUICK, **how, checkpoint=path, progress=lambda *at: told.append(at)
+    )  # fmt: skip
+    assert told == [(5, 6), (6, 6)]
+    assert same == losses
+    assert named == bad
+    assert bad == [(train.names[5], "the image is an empty file")]
+    assert all(torch.equal(v, whole.state_dict()[k]) for k, v in again.state_dict().items())
+    assert not path.exists()
+
+
+def test_bf16_is_close_to_fp32_and_keeps_its_weights_and_statistics(shapes):
+    train, _ = open_segmentation(shapes)
+    encoder = encoders.build("swin_mini", size=32)
+    s = replace(QUICK, drop_path=0.0, dropout=0.0)
+    _, exact, _ = finetune(encoder, train, s, precision="32")
+    model, close, _ = finetune(encoder, train, s, precision="bf16")
+    assert np.isfinite(close).all()
+    assert close == pytest.approx(exact, rel=0.03)
+    assert close != exact
+    assert {v.dtype for v in model.state_dict().values() if v.is_floating_point()} == {torch.float32}
+    with pytest.raises(Unknown, match="precision 'half'"):
+        finetune(encoder, train, s, precision="half")
 
 
 def test_settings_that_cannot_work_are_all_named(shapes):

@@ -1,13 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from tacit import encoders
-from tacit.errors import DataError, RunFailed, Unknown
+from tacit.errors import DataError, RunFailed, Unknown, UsageError
 from tacit.evaluation.detection import average_precision, build, predict, preset, read_coco, to_coco, train
 from tacit.evaluation.detection.augment import augment, cut, flip, resize
 from tacit.evaluation.detection.schedule import learning_rate, parameter_groups
-from tacit.evaluation.detection.train import Order
+from tacit.evaluation.detection.train import Order, _in_floats
+from tacit.precision import autocast
 
 WIDTHS = {"channels": 16, "hidden": 32, "rois": 16, "proposals": (40, 40)}
 
@@ -137,6 +140,78 @@ def test_a_loss_that_is_no_number_stops_the_training(shapes):
         model.roi_heads.box_predictor.cls_score.bias.fill_(float("nan"))
     with pytest.raises(RunFailed, match=r"step 0 is no number \(.*loss_classifier nan"):
         train(model, data, tiny())
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_at(step: int):
+    def progress(done: int, *_) -> None:
+        if done == step:
+            raise Killed
+
+    return progress
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("mask_rcnn", "32"), ("cascade_mask_rcnn", "32"), ("mask_rcnn", "bf16")]
+)
+def test_a_training_that_is_killed_goes_on_bit_for_bit(shapes, tmp_path, name, precision):
+    data = read_coco(shapes).select(range(6))
+    s = tiny(drop_path={name: 0.3})
+
+    def run(of=data, seed=1, s=s, **how):
+        model = build(name, encoder(depths=(1, 1, 1)), of, s)
+        history, _ = train(model, of, s, seed=seed, precision=precision, **how)
+        return model.state_dict(), history
+
+    whole, history = run()
+    path = tmp_path / "c.ckpt"
+    with pytest.raises(Killed):
+        run(checkpoint=path, save_steps=2, progress=kill_at(5))
+    assert torch.load(path, weights_only=True)["step"] == 4
+    for other in ({"seed": 2}, {"s": replace(s, lr=1e-3)}, {"of": data.select([1, 0, 2, 3, 4, 5])}):
+        with pytest.raises(UsageError, match="of another fine-tuning"):
+            run(**other, checkpoint=path)
+    told = []
+    again, same = run(checkpoint=path, progress=lambda *at: told.append(at[:2]))
+    assert told == [(5, 6), (6, 6)]
+    assert same == history
+    assert all(torch.equal(v, whole[k]) for k, v in again.items())
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn", "cascade_mask_rcnn"])
+def test_bf16_is_close_to_fp32(shapes, name):
+    data = read_coco(shapes, masks=True).select(range(6))
+    found = {}
+    for precision in ("32", "bf16"):
+        model = build(name, encoder("vit_mini", depth=1), data, tiny(epochs=1))
+        found[precision], _ = train(model, data, tiny(epochs=1), precision=precision)
+        assert {v.dtype for v in model.state_dict().values() if v.is_floating_point()} == {torch.float32}
+    first, close = (found[p][0] for p in ("32", "bf16"))
+    assert close == pytest.approx(first, rel=0.05)
+    assert close != first
+    totals = [[sum(losses.values()) for losses in found[p]] for p in ("32", "bf16")]
+    assert totals[1] == pytest.approx(totals[0], rel=0.1)
+
+
+def test_offsets_and_maps_are_handed_on_in_fp32(shapes):
+    model = build("mask_rcnn", encoder("vit_mini", depth=1), read_coco(shapes, masks=True), tiny())
+    heads = model.roi_heads
+
+    def types() -> set[torch.dtype]:
+        maps = model.backbone(torch.zeros(1, 3, 64, 64))
+        logits, deltas = model.rpn.head(list(maps.values()))
+        scores, offsets = heads.box_predictor(torch.zeros(2, WIDTHS["hidden"]))
+        masks = heads.mask_predictor(torch.zeros(1, WIDTHS["channels"], 14, 14))
+        return {x.dtype for x in (*maps.values(), *logits, *deltas, scores, offsets, masks)}
+
+    with autocast("cpu", "bf16"):
+        with _in_floats(model):
+            assert types() == {torch.float32}
+        assert torch.bfloat16 in types()
 
 
 def test_every_epoch_sees_every_image_once_in_an_order_of_its_own():
