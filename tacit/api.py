@@ -238,8 +238,9 @@ def _evaluate(what, data, test, protocol, *, label, group, baselines, seed, work
     if any(one.name in SCENES for one in asked):
         columns = {"--label": label, "--group": group}
         return _scenes(
-            what, data, test, asked, columns, baselines=baselines, seed=seed, workers=workers, progress=progress
-        )
+            what, data, test, asked, columns, baselines=baselines, seed=seed, workers=workers, cache=cache,
+            progress=progress,
+        )  # fmt: skip
     columns = [label] if isinstance(label, str) else label
     encoder = _encoder(what)
     train, held_out = open_splits(data, test, channels=encoder.inputs.channels, labels=columns or "auto", group=group)
@@ -250,7 +251,7 @@ def _evaluate(what, data, test, protocol, *, label, group, baselines, seed, work
     return _kept(what, data, test, found)
 
 
-def _scenes(what, data, test, asked, columns, *, baselines, seed, workers, progress) -> dict[str, Any]:
+def _scenes(what, data, test, asked, columns, *, baselines, seed, workers, cache, progress) -> dict[str, Any]:
     """`_evaluate` for protocols whose data has a layout of its own; what cannot be asked for is said before any is
     read."""
     from tacit.evaluation import scenes
@@ -263,7 +264,7 @@ def _scenes(what, data, test, asked, columns, *, baselines, seed, workers, progr
             raise UsageError(f"{needs}; it takes a path and not a {type(part).__name__}.")
     found = scenes.evaluate(
         _encoder(what), Path(data), None if test is None else Path(test), asked, baselines=baselines, seed=seed,
-        workers=_workers(workers), progress=progress,
+        workers=_workers(workers), cache=cache, progress=progress,
     )  # fmt: skip
     return _kept(what, data, test, found)
 

@@ -8,7 +8,7 @@ LOWER = frozenset(["mae", "rmse", "nmad", "brier", "ece", "uniformity"])
 SHARES = frozenset(
     [
         "top1", "accuracy", "map", "average_precision", "sensitivity", "specificity", "balanced_accuracy", "miou",
-        "pixel_accuracy", "mean_accuracy", "box_ap", "mask_ap",
+        "pixel_accuracy", "mean_accuracy", "box_ap", "mask_ap", "jaccard", "jf_mean", "j_mean", "f_mean",
     ]
 )  # fmt: skip
 
@@ -20,7 +20,7 @@ def sign(metric: str) -> int:
 
 def is_share(metric: str) -> bool:
     """Whether a metric is said in per cent."""
-    return metric in SHARES or metric.startswith("recall_at_")
+    return metric in SHARES or metric.startswith(("recall_at_", "precision_at_", "map_"))
 
 
 def shown(score: dict[str, Any], which: str = "value") -> str:

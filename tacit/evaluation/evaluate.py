@@ -15,7 +15,7 @@ import torch
 from tacit.data import Source
 from tacit.encoders import Encoder
 from tacit.errors import DataError, UsageError
-from tacit.evaluation import choices, intervals
+from tacit.evaluation import choices, intervals, scenes
 from tacit.evaluation.features import Features, all_devices, features, raw
 from tacit.evaluation.groups import check_groups, grouped_split
 from tacit.evaluation.linear import stratified
@@ -64,7 +64,7 @@ def evaluate(
     asked = [parse(spec) for spec in protocols]
     for one in asked:
         if one.name in SCENES:
-            raise UsageError(f"{one.name} needs pictures with masks or boxes; it cannot be asked for with others.")
+            raise UsageError(f"{one.name} needs {scenes.SCENES[one.name].needs}; it cannot be asked for with others.")
         check_kind(one.name, kind)
     names = tuple(dict.fromkeys(["pooled", *(name for one in asked for name in features_of(one, encoder))]))
     choices.check(encoder, names)

@@ -40,12 +40,22 @@ def key(model: nn.Module, files: Iterable[Path], *about: Any) -> str:
 
 @dataclass
 class Checkpoint:
-    """A file at `path`, or none; `of` is its training's `key`. Saved every `MINUTES`, or every `steps` if not 0."""
+    """A file at `path`, or none; `of` is its training's `key`. Saved every `MINUTES`, or every `steps` if not 0.
+
+    A `path` without a suffix is a folder, in which every training has a file of its own.
+    """
 
     path: Path | None
     of: str = ""
     steps: int = 0
     saved: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        if self.path is not None and not Path(self.path).suffix:
+            for left in Path(self.path).glob("*.ckpt"):  # of trainings that nobody went on with
+                if time.time() - left.stat().st_mtime > 30 * 86400:
+                    left.unlink(missing_ok=True)
+            self.path = Path(self.path) / f"{self.of}.ckpt"
 
     def resume(self, model: nn.Module, solver: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
         """Put model and optimiser back; the step to go on with, and what was kept beside. 0 and nothing without a file.

@@ -13,6 +13,7 @@ from tacit.errors import UsageError
 from tacit.evaluation import detection
 from tacit.evaluation.scenes.scene import Found, Job, Opened, Scene
 from tacit.evaluation.task import Score
+from tacit.precision import CHOICES, resolved
 
 
 def open_data(data: Path, test: Path | None, encoder: Encoder, options: dict[str, Any]) -> Opened:
@@ -31,7 +32,7 @@ def open_data(data: Path, test: Path | None, encoder: Encoder, options: dict[str
 def run(
     job: Job, data: tuple[detection.DetectionSet, detection.DetectionSet], *,
     model: str = "mask_rcnn", schedule: str = "small", epochs: int = 0, batch_size: int = 0,
-    frozen: bool = False, masks: bool = False,
+    frozen: bool = False, masks: bool = False, precision: str = "auto",
 ) -> Found:  # fmt: skip
     """Detection, and with `masks` instance segmentation: COCO AP of a detector, fine-tuned or on a frozen encoder."""
     changes = {k: v for k, v in (("epochs", epochs), ("batch_size", batch_size)) if v}
@@ -41,21 +42,25 @@ def run(
     made = detection.build(model, job.encoder, train, plan, frozen=frozen)
     history, bad = detection.train(
         made, train, plan, seed=job.seed, workers=job.workers, device=job.device,
-        progress=job.tell and (lambda done, total, _: job.tell(done, total)),
+        progress=job.tell and (lambda done, total, _: job.tell(done, total)), precision=precision,
+        checkpoint=job.checkpoints,
     )  # fmt: skip
     results, unread = detection.predict(made, test, device=job.device)
-    said = {"model": model, "schedule": schedule, "epochs": plan.epochs, "batch_size": plan.batch_size,
-            "frozen": frozen, "loss": round(float(sum(history[-1].values())), 4)}  # fmt: skip
+    said = {
+        "model": model, "schedule": schedule, "epochs": plan.epochs, "batch_size": plan.batch_size, "frozen": frozen,
+        "precision": resolved(precision, job.device), "loss": round(float(sum(history[-1].values())), 4),
+    }  # fmt: skip
     scores = []
     for kind, short in (("bbox", "box"), ("segm", "mask"))[: 2 if train.masks else 1]:
         truth = detection.to_coco(test, masks=None if kind == "segm" else False)
-        ap = detection.average_precision(truth, results, kind=kind, seed=job.seed)
+        ap = detection.average_precision(truth, results, kind=kind, seed=job.seed, keep=True)
         about = said | {k: round(float(ap[k]), 4) for k in ("ap50", "ap75") if np.isfinite(ap[k])}
-        scores.append(Score("", f"{short}_ap", ap["ap"], ap["low"], ap["high"], ap["n"], job.of, about))
+        value, low, high, n, records = (ap[k] for k in ("ap", "low", "high", "n", "records"))
+        scores.append(Score("", f"{short}_ap", value, low, high, n, job.of, about, records))
     return Found(scores, bad + unread)
 
 
 SCENE = Scene(
     open_data, run, "pictures with boxes: COCO files, or folders with images/ and annotations/ or labels/",
-    reads=("masks",), known={"model": detection.MODELS, "schedule": detection.PRESETS},
+    reads=("masks",), known={"model": detection.MODELS, "schedule": detection.PRESETS, "precision": CHOICES},
 )  # fmt: skip

@@ -34,13 +34,17 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """One encoder to be scored; `tell(done, in all)` is called as it goes on."""
+    """One encoder to be scored; `tell(done, in all)` is called as it goes on.
+
+    checkpoints: a folder for trainings that may be killed, or None
+    """
 
     encoder: Encoder
     of: str
     seed: int
     workers: int
     tell: Callable[[int, int], None] | None
+    checkpoints: Path | None = None
 
     @property
     def device(self) -> torch.device:

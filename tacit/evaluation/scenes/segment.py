@@ -12,6 +12,7 @@ from tacit.encoders import Encoder
 from tacit.errors import UsageError
 from tacit.evaluation import dense
 from tacit.evaluation.scenes.scene import Found, Job, Opened, Scene
+from tacit.precision import CHOICES
 
 
 def open_data(data: Path, test: Path | None, encoder: Encoder, options: dict[str, Any]) -> Opened:
@@ -24,6 +25,7 @@ def open_data(data: Path, test: Path | None, encoder: Encoder, options: dict[str
 def run(
     job: Job, data: tuple[dense.Segmented, dense.Segmented], *,
     head: str = "linear", preset: str = "small", size: int = 0, steps: int = 0, foreground: bool = False,
+    precision: str = "auto",
 ) -> Found:  # fmt: skip
     """Semantic segmentation: mIoU of a linear head or of patch votes on frozen features, or of a fine-tuned UPerNet.
 
@@ -37,7 +39,16 @@ def run(
         s = dense.PROTOCOLS[head]()
         s = replace(s, size=size) if size else s
     found = dense.segment(
-        job.encoder, *data, protocol=head, settings=s, seed=job.seed, of=job.of, workers=job.workers, progress=job.tell
+        job.encoder,
+        *data,
+        protocol=head,
+        settings=s,
+        seed=job.seed,
+        of=job.of,
+        workers=job.workers,
+        progress=job.tell,
+        precision=precision,
+        checkpoint=job.checkpoints,
     )
     names = [f"class {i}" for i in range(len(found.class_iou))]
     per_class = {n: round(float(v), 4) for n, v in zip(names, found.class_iou, strict=True) if np.isfinite(v)}
@@ -48,5 +59,5 @@ def run(
 
 SCENE = Scene(
     open_data, run, "pictures with masks, in train/ and test/, or in ADE20K's or VOC's layout",
-    reads=("foreground",), known={"head": dense.PROTOCOLS, "preset": dense.PRESETS},
+    reads=("foreground",), known={"head": dense.PROTOCOLS, "preset": dense.PRESETS, "precision": CHOICES},
 )  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tacit.data.index import cache_folder
 from tacit.encoders import Encoder
 from tacit.errors import UsageError
 from tacit.evaluation.options import Asked, one_of, options_of
@@ -53,6 +54,7 @@ def evaluate(
     seed: int = 0,
     baselines: bool = True,
     workers: int = 0,
+    cache: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """As `evaluate.evaluate`, on a folder in the layout that the scene needs; raw inputs are no subject here."""
@@ -65,13 +67,16 @@ def evaluate(
         key = _key(scene, options)
         opened[key] = opened[key] if key in opened else scene.open(data, test, encoder, options)
     subjects = [("run", encoder)] + ([("random-init", random_twin(encoder, seed))] if baselines else [])
+    checkpoints = cache_folder(None) / "training" if cache else None
     scores: list[Score] = []
     bad: dict[str, str] = {}
     skipped: dict[str, str] = {}
     for one, options in zip(asked, told, strict=True):
         for of, subject in subjects:
             tell = progress and (lambda done, total, of=of, one=one: progress(f"{one.spec}, {of}", done, total))
-            found = scene.run(Job(subject, of, seed, workers, tell), opened[_key(scene, options)].data, **options)
+            found = scene.run(
+                Job(subject, of, seed, workers, tell, checkpoints), opened[_key(scene, options)].data, **options
+            )
             scores += named(found.scores, one.spec)
             bad |= dict(found.bad)
             skipped |= {f"{one.spec}, {name}": why for name, why in found.skipped.items()}
