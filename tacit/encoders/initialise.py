@@ -21,10 +21,11 @@ from tacit.encoders.encoder import Encoder
 from tacit.encoders.names import from_transformers
 from tacit.errors import DataError
 
-# Where checkpoints keep the encoder: MoBY's (both branches: `encoder.` is the online one), our runs', transformers'.
+# Where checkpoints keep the encoder: MoBY's (both branches: `encoder.` is the online one), our runs', DINO's, SwAV's,
+# EsViT's, MoCo's (v3, v2: the online one again), transformers'. Of equal ones the first is taken.
 PREFIXES = (
-    "", "module.encoder.", "encoder.", "method.encoder.trunk.", "encoder.trunk.", "trunk.", "module.backbone.",
-    "backbone.", "module.", "vit.", "swin.",
+    "", "module.encoder.", "encoder.", "method.teacher.trunk.", "method.encoder.trunk.", "encoder.trunk.", "trunk.",
+    "module.backbone.", "backbone.", "module.base_encoder.", "module.encoder_q.", "module.", "vit.", "swin.",
 )  # fmt: skip
 WRAPPERS = ("model", "state_dict", "teacher", "student", "model_ema")
 

@@ -61,5 +61,5 @@ def from_transformers(state: dict[str, Tensor], trunk: nn.Module) -> dict[str, T
         theirs = transformers_name(name, trunk)
         parts = [theirs.replace("QKV", part) for part in ("query", "key", "value")] if "QKV" in theirs else [theirs]
         if all(part in state for part in parts):
-            found[name] = torch.cat([state[part] for part in parts])
+            found[name] = torch.cat([state[part] for part in parts]) if len(parts) > 1 else state[theirs]
     return found

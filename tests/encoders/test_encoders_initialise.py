@@ -237,3 +237,80 @@ def test_files_that_do_not_fit_are_named(tmp_path):
     for name in ("no_weights.pth", "list.pth"):
         with pytest.raises(DataError, match="does not fit"):
             encoders.initialise(vit(), tmp_path / name)
+
+
+def dino(trunk: dict[str, torch.Tensor]) -> dict:
+    """As the official DINO code keeps a run: the student inside two wrappers, the teacher inside one."""
+    head = {"mlp.0.weight": torch.zeros(8, 8), "last_layer.weight_g": torch.ones(16, 1)}
+    student = {f"module.backbone.{k}": torch.full_like(v, 7) for k, v in trunk.items()}
+    teacher = {f"backbone.{k}": v for k, v in trunk.items()} | {f"head.{k}": v for k, v in head.items()}
+    loss = {"center": torch.zeros(1, 16)}
+    return {"student": student, "teacher": teacher, "optimizer": {"state": {}}, "epoch": 100, "dino_loss": loss,
+            "args": argparse.Namespace(arch="vit_small", patch_size=16)}  # fmt: skip
+
+
+def moco_v3(trunk: dict[str, torch.Tensor]) -> dict:
+    """Both branches, each a whole ViT whose classifier became the projector."""
+    head = {"head.0.weight": torch.zeros(8, 8), "head.1.running_mean": torch.zeros(8)}
+    base = {f"module.base_encoder.{k}": v for k, v in {**trunk, **head}.items()}
+    momentum = {f"module.momentum_encoder.{k}": torch.full_like(v, 7) for k, v in trunk.items()}
+    predictor = {"module.predictor.0.weight": torch.zeros(8, 8)}
+    return {"epoch": 300, "arch": "vit_small", "state_dict": base | momentum | predictor}
+
+
+def moco_v2(trunk: dict[str, torch.Tensor]) -> dict:
+    query = {f"module.encoder_q.{k}": v for k, v in trunk.items()} | {"module.encoder_q.fc.0.weight": torch.zeros(8, 8)}
+    key = {f"module.encoder_k.{k}": torch.full_like(v, 7) for k, v in trunk.items()}
+    queue = {"module.queue": torch.zeros(8, 64), "module.queue_ptr": torch.zeros(1, dtype=torch.long)}
+    return {"epoch": 200, "arch": "resnet50", "state_dict": query | key | queue}
+
+
+def swav(trunk: dict[str, torch.Tensor]) -> dict:
+    head = {"projection_head.0.weight": torch.zeros(8, 8), "prototypes.weight": torch.zeros(30, 8)}
+    return {f"module.{k}": v for k, v in {**trunk, **head}.items()}
+
+
+def esvit(trunk: dict[str, torch.Tensor]) -> dict:
+    """The heads are parts of the backbone, and the teacher of a Swin is in no wrapper."""
+    head = {"head.mlp.0.weight": torch.zeros(8, 8), "head_dense.mlp.0.weight": torch.zeros(8, 8)}
+    student = {f"module.{k}": torch.full_like(v, 7) for k, v in trunk.items()}
+    return {"student": student, "teacher": {**trunk, **head}, "epoch": 300}
+
+
+def plain(encoder) -> dict[str, torch.Tensor]:
+    return encoder.trunk.state_dict()
+
+
+def resnet(**_) -> encoders.Encoder:
+    return encoders.build("resnet10t", size=32).eval()
+
+
+@pytest.mark.parametrize(
+    ("make", "names", "layout"),
+    [(vit, plain, dino), (swin, official_swin, dino), (vit, plain, moco_v3), (resnet, plain, moco_v2),
+     (resnet, plain, swav), (swin, official_swin, esvit)],
+    ids=["dino-vit", "dino-swin", "moco_v3", "moco_v2", "swav", "esvit"],
+)  # fmt: skip
+def test_official_checkpoints_give_the_encoder_the_paper_uses(make, names, layout, tmp_path):
+    source, fresh = make(), make()
+    torch.save(layout(names(source)), tmp_path / "official.pth")
+    done = encoders.initialise(fresh, tmp_path / "official.pth")
+    assert not done.missing
+    x = image(source)
+    torch.testing.assert_close(fresh(x), source(x))
+
+
+def test_official_vit_names_and_shapes_cover_ours():
+    """The 150 tensors of DINO's and MoCo v3's ViT-S/16, written down from its architecture."""
+    d = 384
+    official = {"cls_token": (1, 1, d), "pos_embed": (1, 197, d), "patch_embed.proj.weight": (d, 3, 16, 16)}
+    official |= {"patch_embed.proj.bias": (d,), "norm.weight": (d,), "norm.bias": (d,)}
+    for i in range(12):
+        block = {f"norm{n}.{part}": (d,) for n in (1, 2) for part in ("weight", "bias")}
+        block |= {"attn.qkv.weight": (3 * d, d), "attn.qkv.bias": (3 * d,), "attn.proj.weight": (d, d)}
+        block |= {"attn.proj.bias": (d,), "mlp.fc1.weight": (4 * d, d), "mlp.fc1.bias": (4 * d,)}
+        block |= {"mlp.fc2.weight": (d, 4 * d), "mlp.fc2.bias": (d,)}
+        official |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
+    assert len(official) == 150
+    ours = encoders.build("deit_small", size=224).trunk.state_dict()
+    assert {name: tuple(value.shape) for name, value in ours.items()} == official
