@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -243,12 +244,40 @@ def _evaluate(what, data, test, protocol, *, label, group, baselines, seed, work
         )  # fmt: skip
     columns = [label] if isinstance(label, str) else label
     encoder = _encoder(what)
+    projector = _projector(what) if any(one.options.get("neck") for one in asked) else None
     train, held_out = open_splits(data, test, channels=encoder.inputs.channels, labels=columns or "auto", group=group)
     found = evaluation.evaluate(
         encoder, train, held_out, names, seed=seed, baselines=baselines, workers=_workers(workers), cache=cache,
-        progress=progress,
+        progress=progress, projector=projector,
     )  # fmt: skip
     return _kept(what, data, test, found)
+
+
+def _projector(what: Any):
+    """The projection head of a run as it was last saved, in evaluation mode; None for an encoder that is of no run."""
+    import torch
+
+    from tacit import methods
+
+    path = what.path if isinstance(what, Run) else what
+    if not isinstance(path, str | os.PathLike) or not Run.is_run(path):
+        return None
+    run = Run(path)
+    file = run.path / "checkpoints" / "last.ckpt"
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+    except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+        raise DataError(
+            f"{file}, which holds the run's projection head, cannot be read ({str(error)[:200]}). Leave neck out."
+        ) from error
+    cls = methods.find(run.settings["method"])
+    with torch.random.fork_rng(devices=[]):
+        projector = getattr(cls(from_dict(cls.Settings, run.settings["settings"])), "projector", None)
+    if projector is None:
+        raise UsageError(f"{cls.title} has no projection head to keep layers of. Leave neck out.")
+    prefix = "method.projector."
+    projector.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    return projector.eval()
 
 
 def _scenes(what, data, test, asked, columns, *, baselines, seed, workers, cache, progress) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from tacit.data import Source
 from tacit.encoders import Encoder
@@ -19,6 +20,7 @@ from tacit.evaluation import choices, intervals, scenes
 from tacit.evaluation.features import Features, all_devices, features, raw
 from tacit.evaluation.groups import check_groups, grouped_split
 from tacit.evaluation.linear import stratified
+from tacit.evaluation.neck import first_blocks
 from tacit.evaluation.options import Asked
 from tacit.evaluation.protocols import PROTOCOLS, SCENES, check_kind, everything, features_of, parse
 from tacit.evaluation.task import Part, Score, Task, packed, random_twin
@@ -38,6 +40,7 @@ def evaluate(
     device: torch.device | str | None = None,
     cache: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
+    projector: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Scores of `encoder`, and of its own architecture at random initialisation and the raw input beside it.
 
@@ -47,6 +50,7 @@ def evaluate(
         protocols: names of protocols, with options if need be; see `protocols`. "all" alone: those that the labels
             allow and that are quick.
         cache: keep features on disk, and take those that are there.
+        projector: the projection head the encoder was trained with, for `fine_tune:neck=…`.
 
     Returns:
         `{"split", "split_hash", "seed", "inputs", "results": [score, …], "records", "skipped": {protocol: why},
@@ -66,6 +70,8 @@ def evaluate(
         if one.name in SCENES:
             raise UsageError(f"{one.name} needs {scenes.SCENES[one.name].needs}; it cannot be asked for with others.")
         check_kind(one.name, kind)
+        if neck := one.options.get("neck"):
+            first_blocks(projector, neck)  # said before features are computed
     names = tuple(dict.fromkeys(["pooled", *(name for one in asked for name in features_of(one, encoder))]))
     choices.check(encoder, names)
     devices = [torch.device(device)] if device else all_devices()
@@ -91,7 +97,7 @@ def evaluate(
             parts = [Part(source, found, source) for source, found in zip((train, test), both, strict=True)]
         else:
             parts = [Part(train.select(of_part), _among(both[0], of_part), train) for of_part in rows]
-        task = Task(*parts, len(train.classes or ()), seed, of, subject, workers, devices[0], progress)
+        task = Task(*parts, len(train.classes or ()), seed, of, subject, workers, devices[0], progress, projector)
         for one in asked:
             if subject is not None or not PROTOCOLS[one.name].needs_encoder:
                 scores += _run(one, task, skipped, strict=not choose)

@@ -18,10 +18,11 @@ from tacit.evaluation.knn import knn_sweep
 from tacit.evaluation.linear import logistic, stratified
 from tacit.evaluation.linear_sgd import PRESETS, fit_into, linear_sgd
 from tacit.evaluation.multi_label import multi_label_probe, per_class
+from tacit.evaluation.neck import drawn_afresh, first_blocks
 from tacit.evaluation.options import one_of
 from tacit.evaluation.regression import errors, ridge
 from tacit.evaluation.retrieval import by_label
-from tacit.evaluation.task import Score, Task
+from tacit.evaluation.task import Score, Task, random_twin
 
 FEW = {"logistic": low_shot.logistic_few, "prototypes": low_shot.prototypes, "msn": low_shot.msn}
 
@@ -48,7 +49,9 @@ def run_linear(task: Task, *, feature: str = "pooled") -> list[Score]:
     return [task.accuracy("linear", found.argmax(1), {"solver": "l-bfgs", "l2": strength, "feature": feature})]
 
 
-def run_linear_sgd(task: Task, *, preset: str = "moby", epochs: int = 0, batch_size: int = 0) -> list[Score]:
+def run_linear_sgd(
+    task: Task, *, preset: str = "moby", epochs: int = 0, batch_size: int = 0, seeds: int = 1
+) -> list[Score]:
     """A paper's linear probe: SGD on augmented images through the frozen encoder; 0 for the paper's own length."""
     chosen = preset_of(preset)
     if epochs:
@@ -56,31 +59,53 @@ def run_linear_sgd(task: Task, *, preset: str = "moby", epochs: int = 0, batch_s
     if batch_size:
         chosen = replace(chosen, batch_size=batch_size)
     chosen = fit_into(chosen, task.train.source)
-    found = linear_sgd(
-        task.encoder, task.train.source, task.test.found.more, classes=task.classes, preset=chosen, seed=task.seed,
-        workers=task.workers, device=task.device, progress=task.tell("linear_sgd"),
-    )  # fmt: skip
+    found = [
+        linear_sgd(
+            task.encoder, task.train.source, task.test.found.more, classes=task.classes, preset=chosen, seed=seed,
+            workers=task.workers, device=task.device, progress=task.tell("linear_sgd"),
+        )
+        for seed in range(task.seed, task.seed + seeds)
+    ]  # fmt: skip
+    first = found[0]
     said = {
-        "preset": preset, "epochs": chosen.epochs, "batch_size": chosen.batch_size, "lr": found.lr,
-        "feature": found.feature, "encoder_mode": "eval",
+        "preset": preset, "epochs": chosen.epochs, "batch_size": chosen.batch_size, "lr": first.lr,
+        "feature": first.feature, "encoder_mode": "eval",
     }  # fmt: skip
-    if found.grid:
-        said |= {"grid": found.grid, "chosen_on": "a held-out tenth of the training set"}
-    return [task.accuracy("linear_sgd", found.predicted, said)]
+    if first.grid:
+        said |= {"grid": first.grid, "chosen_on": "a held-out tenth of the training set"}
+        if seeds > 1:
+            said |= {
+                "lr": [f.lr for f in found],
+                "feature": [f.feature for f in found],
+                "grid": [f.grid for f in found],
+            }
+    return [task.over_seeds("linear_sgd", [f.predicted == task.test.y for f in found], said)]
 
 
-def run_fine_tune(task: Task, *, recipe: str = "small", epochs: int = 0, batch_size: int = 0) -> list[Score]:
-    """The whole encoder trained on the labels, by a paper's recipe: small, deit or transfer (MoCo v3)."""
+def run_fine_tune(
+    task: Task, *, recipe: str = "small", epochs: int = 0, batch_size: int = 0, neck: int = 0, seeds: int = 1
+) -> list[Score]:
+    """The whole encoder trained on the labels, by a paper's recipe: small, deit or transfer (MoCo v3).
+
+    `neck` layers of the run's projection head stay below the classifier (SimCLR v2). With several `seeds` the score is
+    their mean; the encoder at random initialisation, and its neck, are drawn anew for each.
+    """
     one_of("recipe", recipe, RECIPES)
     changes = {k: v for k, v in (("epochs", epochs), ("batch_size", batch_size)) if v}
     chosen = replace(RECIPES[recipe], **changes)
-    predicted, index = fine_tune(
-        task.encoder, task.train.source, task.test.source, classes=task.classes, recipe=chosen, seed=task.seed,
-        workers=task.workers, device=task.device, progress=task.tell("fine_tune"),
-    )  # fmt: skip
-    right = predicted.numpy() == task.test.source.labels[index.numpy()]
+    layers, width = first_blocks(task.projector, neck) if neck else (None, None)
+    right = []
+    for seed in range(task.seed, task.seed + seeds):
+        encoder, head = task.encoder, layers
+        if task.of == "random-init":
+            encoder, head = random_twin(encoder, seed), head and drawn_afresh(head, seed)
+        predicted, index = fine_tune(
+            encoder, task.train.source, task.test.source, classes=task.classes, recipe=chosen, neck=head,
+            neck_width=width, seed=seed, workers=task.workers, device=task.device, progress=task.tell("fine_tune"),
+        )  # fmt: skip
+        right.append(predicted == torch.from_numpy(task.test.source.labels[index.numpy()]))
     said = {"recipe": recipe, "epochs": chosen.epochs, "batch_size": chosen.batch_size}
-    return [task.mean("fine_tune", "top1", right, said)]
+    return [task.over_seeds("fine_tune", right, said | ({"neck": neck} if neck else {}))]
 
 
 def run_few_shot(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tacit import encoders
 from tacit.data import Source
@@ -78,6 +78,7 @@ class Task:
     workers: int
     device: torch.device
     progress: Callable[[str, int, int], None] | None
+    projector: nn.Module | None = None  # of the run that the encoder is of
 
     def x(self, feature: str) -> tuple[Tensor, Tensor]:
         """Training and test features of this choice; of raw inputs there is one."""
@@ -108,11 +109,21 @@ class Task:
 
     def accuracy_over_draws(self, protocol: str, predicted: list[Tensor], settings: dict[str, Any]) -> Score:
         """Mean share over several draws of the training labels, with Student's interval over the draws."""
-        right = torch.stack(predicted).eq(self.test.y).float()
-        values = right.mean(1).numpy()
+        return self.over_draws(protocol, torch.stack(predicted).eq(self.test.y), settings)
+
+    def over_draws(self, protocol: str, right: Tensor, settings: dict[str, Any]) -> Score:
+        """Mean share of `right` [draws or seeds, M], with Student's interval over them."""
+        values = right.float().mean(1).numpy()
         low, high = intervals.over_draws(values)
-        mean = right.mean(0).numpy()
+        mean = right.float().mean(0).numpy()
         return Score(protocol, "top1", float(values.mean()), low, high, right.shape[1], self.of, settings, mean)
+
+    def over_seeds(self, protocol: str, right: list[Tensor], settings: dict[str, Any]) -> Score:
+        """The same for [M] of each of several seeds; of one seed the interval is over the records."""
+        if len(right) == 1:
+            return self.mean(protocol, "top1", right[0].numpy(), settings)
+        said = {"seeds": len(right), "interval_over": "seeds"}
+        return self.over_draws(protocol, torch.stack(right), settings | said)
 
     def statistic(
         self, protocol: str, metric: str, values: tuple[np.ndarray, ...], of: Callable[..., float],
