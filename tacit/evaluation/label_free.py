@@ -68,13 +68,14 @@ def lidar(x: Tensor, delta: float = 1e-4, eps: float = 1e-7) -> Tensor:
         raise DataError(
             f"LiDAR takes [records, views, width] of numbers, with two records and two views; got {list(x.shape)}."
         )
-    x = x.double()  # squared differences of small scatters; the inverse root does not forgive float32
+    x = x.double()  # squared differences of small scatters; the inverse does not forgive float32
     centre = x.mean(1)
     between = centre - centre.mean(0)
     within = (x - centre[:, None]).flatten(0, 1)
-    values, vectors = torch.linalg.eigh(within.T @ within / len(within))
-    # S_w^-1/2 S_b S_w^-1/2 has the squared singular values of the whitened class means
-    s = torch.linalg.svdvals(between @ vectors / (values.clamp_min(0) + delta).sqrt() / len(x) ** 0.5).square()
+    scatter = within.T @ within / len(within)
+    # with S_w = L L^T, S_w^-1/2 S_b S_w^-1/2 has the squared singular values of the class means over L
+    root = torch.linalg.cholesky(scatter + delta * torch.eye(len(scatter), dtype=x.dtype, device=x.device))
+    s = torch.linalg.svdvals(torch.linalg.solve_triangular(root, between.T, upper=False) / len(x) ** 0.5).square()
     p = s / s.sum().clamp_min(eps) + eps
     return torch.exp(-(p * p.log()).sum())
 

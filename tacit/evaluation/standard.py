@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from tacit.errors import DataError
 from tacit.evaluation import label_free, low_shot
+from tacit.evaluation.augmented import augmented_features
 from tacit.evaluation.clinical import binary_scores, choose_threshold, multi_class_scores
 from tacit.evaluation.correspondence import correspondences
 from tacit.evaluation.fine_tune import RECIPES, fine_tune
@@ -24,6 +26,8 @@ from tacit.evaluation.regression import errors, ridge
 from tacit.evaluation.retrieval import by_label
 from tacit.evaluation.task import Score, Task, random_twin
 
+LABEL_FREE = 2000  # test features that label-free measures look at
+LIDAR = (200, 10)  # records and augmented views of each
 FEW = {"logistic": low_shot.logistic_few, "prototypes": low_shot.prototypes, "msn": low_shot.msn}
 
 
@@ -246,21 +250,56 @@ def run_multi_label(task: Task, *, metric: str = "average_precision", feature: s
     return [task.statistic("multi_label", name, (found.numpy(), truth), mean, said, resamples=200)]
 
 
-def run_label_free(task: Task, *, feature: str = "pooled") -> list[Score]:
-    """RankMe, alpha-ReQ, uniformity and spread of up to 2,000 test features; intervals from random halves of them."""
-    x = task.x(feature)[1][:2000]
-    measures = {
-        "rankme": label_free.rankme, "alpha_req": label_free.alpha_req, "feature_std": label_free.feature_std,
-        "uniformity": label_free.uniformity,
-    }  # fmt: skip
+def run_label_free(task: Task, *, feature: str = "pooled", lidar: bool = True) -> list[Score]:
+    """RankMe, alpha-ReQ, uniformity and spread of up to 2,000 test features, and LiDAR of views of up to 200 records.
+
+    Intervals come from random halves of the records. What too few records do not allow is left out, and said.
+    """
     rng = np.random.default_rng(task.seed)
+    x = task.x(feature)[1]
+    x = x[_some(rng, len(x), LABEL_FREE)]
+    measures = {
+        "rankme": (label_free.rankme, x), "alpha_req": (label_free.alpha_req, x),
+        "feature_std": (label_free.feature_std, x), "uniformity": (label_free.uniformity, x),
+    }  # fmt: skip
+    said: dict[str, Any] = {"feature": feature, "interval_over": "random halves"}
+    left_out = {}
+    if task.encoder is not None and lidar and len(x) >= 3:
+        rows = task.test.found.index[_some(rng, len(task.test.found.index), LIDAR[0])]
+        views = augmented_features(
+            task.encoder, task.test.origin.select(rows.numpy()), views=LIDAR[1], feature=feature, seed=task.seed,
+            workers=task.workers, device=task.device, progress=task.tell("lidar"),
+        )  # fmt: skip
+        measures["lidar"] = (label_free.lidar, views)
+        said["lidar_views"] = LIDAR[1]
+    elif task.encoder is not None:
+        left_out["lidar"] = "it takes three records or more" if lidar else "lidar=no"
+    found = []
+    for name, (measure, on) in measures.items():
+        try:
+            found.append((name, len(on), *_with_halves(measure, on, task.seed)))
+        except DataError as error:
+            left_out[name] = str(error)
+    if left_out:
+        said["left_out"] = left_out
+    return [
+        Score("label_free", name, value, value - half, value + half, n, task.of, said) for name, n, value, half in found
+    ]
+
+
+def _some(rng: np.random.Generator, count: int, most: int) -> torch.Tensor:
+    """Rows in their order: all, or `most` drawn by chance, since neighbours in a folder are of one class."""
+    return torch.from_numpy(np.sort(rng.permutation(count)[:most]))
+
+
+def _with_halves(measure: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, seed: int) -> tuple[float, float]:
+    """A measure and half the width of its interval, from how it varies over random halves of the records."""
+    rng = np.random.default_rng(seed)
     halves = [torch.from_numpy(rng.permutation(len(x))[: max(len(x) // 2, 2)]) for _ in range(20)]
-    said = {"feature": feature, "interval_over": "random halves"}
-    scores = []
-    for name, measure in measures.items():
-        value, half = float(measure(x)), 1.96 * float(np.std([float(measure(x[rows])) for rows in halves]))
-        scores.append(Score("label_free", name, value, value - half, value + half, len(x), task.of, said))
-    return scores
+    values = [float(measure(part)) for part in (x, *(x[rows] for rows in halves))]
+    if not np.isfinite(values).all():
+        raise DataError(f"undefined for {len(x)} records")
+    return values[0], 1.96 * float(np.std(values[1:]))
 
 
 def run_correspondence(task: Task, *, top: int = 10) -> list[Score]:

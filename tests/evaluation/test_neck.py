@@ -44,9 +44,9 @@ def test_a_head_is_cut_after_its_activations():
 
 
 def test_heads_that_cannot_be_cut_are_refused():
-    with pytest.raises(UsageError, match="has 2 layers with an activation. Take neck=2 or less"):
+    with pytest.raises(UsageError, match=r"has 2 layers with an activation\. Take neck=2 or less"):
         first_blocks(mlp(8, 12, 4, 3), 3)
-    with pytest.raises(UsageError, match="has 0 layers with an activation. Leave neck out"):
+    with pytest.raises(UsageError, match=r"has 0 layers with an activation\. Leave neck out"):
         first_blocks(mlp(8, 12, 4, 1), 1)
     with pytest.raises(UsageError, match="comes without one"):
         first_blocks(None, 1)
@@ -87,7 +87,7 @@ def test_what_has_no_such_head_is_said_before_anything_is_computed(trained, digi
     with pytest.raises(UsageError, match="has 2 layers with an activation"):
         tacit.evaluate(trained, digits, protocol="fine_tune:neck=3")
     for what in (trained.encoder, "vit_mini:random"):
-        with pytest.raises(UsageError, match="this encoder comes without one. Give the folder of a run"):
+        with pytest.raises(UsageError, match=r"this encoder comes without one\. Give the folder of a run"):
             tacit.evaluate(what, digits, protocol="fine_tune:neck=1")
 
     class Headless(methods.find("moby")):
