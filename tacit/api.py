@@ -204,7 +204,8 @@ def evaluate(
     """Score an encoder on labelled data, beside the same encoder at random initialisation and the raw input.
 
     Args:
-        what: a run folder, an encoder folder, a timm name, a `Run` or an `Encoder`.
+        what: a run folder, an encoder folder, a timm name, a `Run` or an `Encoder`; a folder that timm or transformers
+            saved, or an export to torch or onnx, as a frozen encoder.
         data: labelled data; a folder with train/ and test/ inside gives both parts. Of segment, detect, attention,
             video, revisited and copies the folder in the layout that each needs, see `tacit.evaluation.scenes.SCENES`;
             of these one is asked for at a time, without `label` and `group`, and raw inputs are no subject.
@@ -243,7 +244,7 @@ def _evaluate(what, data, test, protocol, *, label, group, baselines, seed, work
             progress=progress,
         )  # fmt: skip
     columns = [label] if isinstance(label, str) else label
-    encoder = _encoder(what)
+    encoder = _encoder(what, foreign=True)
     projector = _projector(what) if any(one.options.get("neck") for one in asked) else None
     train, held_out = open_splits(data, test, channels=encoder.inputs.channels, labels=columns or "auto", group=group)
     found = evaluation.evaluate(
@@ -457,12 +458,12 @@ def methods_table(modality: str | None = None) -> list[dict[str, Any]]:
     return rows
 
 
-def _encoder(what: Any):
+def _encoder(what: Any, *, foreign: bool = False):
     from tacit import encoders
 
     if isinstance(what, encoders.Encoder):
         return what
-    return encoders.load(what.path if isinstance(what, Run) else what)
+    return encoders.load(what.path if isinstance(what, Run) else what, foreign=foreign)
 
 
 def _name(what: Any) -> str:

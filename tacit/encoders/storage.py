@@ -16,7 +16,9 @@ from torch import Tensor
 import tacit
 from tacit.encoders.build import SMALL, assemble, build
 from tacit.encoders.encoder import Encoder
+from tacit.encoders.foreign import Foreign, read_timm, read_transformers
 from tacit.encoders.names import from_transformers
+from tacit.encoders.programs import FILES, SUFFIXES, read_program
 from tacit.errors import DataError, Unknown, UsageError
 from tacit.run import atomic, read_json, write_json
 from tacit.views import Inputs
@@ -26,6 +28,8 @@ FORMAT = 1
 
 def save(encoder: Encoder, folder: str | os.PathLike) -> None:
     """Write model.safetensors and encoder.json, each whole or not at all."""
+    if isinstance(encoder, Foreign):
+        raise UsageError(f"{encoder.name} was not built by timm, and an encoder folder cannot describe it.")
     folder = Path(folder)
     write_tensors(folder / "model.safetensors", encoder.trunk.state_dict())
     write_json(folder / "encoder.json", describe(encoder))
@@ -52,12 +56,14 @@ def describe(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def load(what: str | os.PathLike) -> Encoder:
+def load(what: str | os.PathLike, *, foreign: bool = False) -> Encoder:
     """An encoder in evaluation mode, from whatever holds one.
 
     Args:
-        what: a run folder, an encoder folder, a folder exported to timm or transformers, a timm name (with its
-            published weights), or any encoder's name and `:random` (with fresh ones).
+        what: a run folder, an encoder folder, a folder exported to timm or transformers, one that timm saved, a timm
+            name (with its published weights), or any encoder's name and `:random` (with fresh ones).
+        foreign: take what can only be looked at, too: a vision model that transformers saved, with its image
+            processor; an export to torch or onnx; any .pt2 or .onnx file with a note on its inputs.
 
     Raises:
         DataError: the folder holds no encoder, or a damaged one. Unknown: neither a folder nor a name.
@@ -65,7 +71,21 @@ def load(what: str | os.PathLike) -> Encoder:
     path = Path(what)
     folder = next((f for f in (path / "encoder", path) if (f / "encoder.json").is_file()), None)
     if folder is not None:
-        return _read(folder)
+        return _read(folder, foreign)
+    if path.suffix in SUFFIXES and path.is_file():
+        if not foreign:
+            raise UsageError(f"{path} is a finished program, no encoder to go on with; it can only be evaluated.")
+        return read_program(path)
+    kind = _config(path)
+    if "architecture" in kind:
+        return read_timm(path)
+    if "model_type" in kind:
+        if not foreign:
+            raise UsageError(
+                f"{path} holds a model of transformers. It can be evaluated; for anything else start an encoder of "
+                "Tacit from its weights (tacit pretrain --init)."
+            )
+        return read_transformers(path)
     if path.exists():
         raise DataError(
             f"{path} holds no encoder (no encoder.json). A run writes one when it first saves; give a run folder, an "
@@ -75,6 +95,15 @@ def load(what: str | os.PathLike) -> Encoder:
     if how not in ("", "random") or (name not in SMALL and not timm.is_model(name)):
         raise Unknown("run folder or encoder", str(what), [*SMALL, *timm.list_models()], "A path must exist.")
     return _named(name, pretrained=not how).eval()
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """What timm or transformers say of a folder."""
+    try:
+        found = read_json(path / "config.json")
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path / 'config.json'} is damaged ({error}). Copy the folder again.") from error
+    return found if isinstance(found, dict) else {}
 
 
 def _named(name: str, *, pretrained: bool) -> Encoder:
@@ -96,7 +125,9 @@ def _named(name: str, *, pretrained: bool) -> Encoder:
 
 
 def like(encoder: Encoder) -> Encoder:
-    """An encoder of the same architecture and inputs with fresh weights."""
+    """An encoder of the same architecture and inputs with fresh weights. UsageError: a program of an unknown one."""
+    if isinstance(encoder, Foreign):
+        return encoder.fresh()
     return assemble(encoder.name, encoder.arch, encoder.kwargs, encoder.norm_before_mlp, encoder.inputs)
 
 
@@ -116,10 +147,12 @@ def read_description(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _read(folder: Path) -> Encoder:
+def _read(folder: Path, foreign: bool) -> Encoder:
     about = read_description(folder)
     exported = about.get("exported")
-    if exported in ("torch", "onnx"):
+    if exported in FILES:
+        if foreign:
+            return read_program(folder / FILES[exported], about)
         raise UsageError(
             f"{folder} is an export to {exported}: a finished program, no encoder to go on with. "
             "Give the run folder, or an export to timm or transformers."

@@ -70,6 +70,10 @@ def evaluate(
         if one.name in SCENES:
             raise UsageError(f"{one.name} needs {scenes.SCENES[one.name].needs}; it cannot be asked for with others.")
         check_kind(one.name, kind)
+        if one.name == "fine_tune" and next(encoder.parameters(), None) is None:
+            raise UsageError(
+                f"fine_tune trains an encoder, and {encoder.name} is a finished program. Give the encoder."
+            )
         if neck := one.options.get("neck"):
             first_blocks(projector, neck)  # said before features are computed
     names = tuple(dict.fromkeys(["pooled", *(name for one in asked for name in features_of(one, encoder))]))
@@ -80,7 +84,11 @@ def evaluate(
         check_groups(train.groups, test.groups)
     subjects: list[tuple[str, Encoder | None]] = [("run", encoder)]
     if baselines:
-        subjects += [("random-init", random_twin(encoder, seed)), ("raw-input", None)]
+        try:
+            subjects.append(("random-init", random_twin(encoder, seed)))
+        except UsageError as error:
+            skipped["random-init"] = str(error)
+        subjects.append(("raw-input", None))
     scores: list[Score] = []
     bad: list[tuple[str, str]] = []
     for of, subject in subjects:
