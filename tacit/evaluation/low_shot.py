@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from tacit.errors import DataError
 from tacit.evaluation.linear import fit_logistic
+from tacit.run import write_text
 
 STRENGTHS = tuple(10.0**e for e in (0, -1, -2, -3, -4))  # from strong to weak
 ALONE = 1e-2  # with one label a class there is nothing to sweep on
@@ -58,27 +60,53 @@ def draw_budget(labels: np.ndarray, budget: int, draws: int, *, classes: int, se
 
 
 def rows_named(file: str, names: Sequence[str]) -> np.ndarray:
-    """Rows of the records that a text file names, one a line, by their whole name or by that of the file.
+    """Rows of the records that a text file names, one a line, by their whole name or by that of the file. Sorted.
 
     Raises:
-        DataError: no such file, or a name that no record has.
+        DataError: no such file, a name that no record has, or a file name that several have.
     """
     try:
         with open(file, encoding="utf-8") as f:
             wanted = [line.strip() for line in f if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"subset:file={file}: cannot be read ({error}). Give a text file of names, one a line."
-        ) from error
-    row = {name.replace(os.sep, "/").rpartition("/")[2]: i for i, name in enumerate(names)}
-    row |= {name: i for i, name in enumerate(names)}
+        raise DataError(f"{file}: cannot be read ({error}). Give a text file of names, one a line.") from error
+    short = [name.replace(os.sep, "/").rpartition("/")[2] for name in names]
+    row = {name: i for i, name in enumerate(short)} | {name: i for i, name in enumerate(names)}
     if unknown := [name for name in wanted if name not in row]:
         raise DataError(
             f"{file} names {len(unknown):,} files that are no training records, the first is {unknown[0]!r}."
         )
+    whole, alike = set(names), Counter(short)
+    if twice := [name for name in wanted if name not in whole and alike[name] > 1]:
+        raise DataError(f"{file} names {twice[0]!r}, and {alike[twice[0]]} records are called so. Write whole names.")
     if not wanted:
         raise DataError(f"{file} names no file.")
     return np.unique([row[name] for name in wanted])
+
+
+def kept_draws(prefix: str, draws: list[np.ndarray], names: Sequence[str], labels: np.ndarray) -> list[np.ndarray]:
+    """The draws that the files PREFIX-0.txt, PREFIX-1.txt, … name, and those of `draws` where there is no file yet.
+
+    Files that are missing are written, one name a line, so that the next call, here or elsewhere, uses the same
+    records. Rows come back sorted, whether they were drawn or read.
+
+    Raises:
+        DataError: a file with names that no record has, or with another number of records of a class than was drawn.
+    """
+    found = []
+    for number, drawn in enumerate(draws):
+        file = f"{prefix}-{number}.txt"
+        if not os.path.exists(file):
+            write_text(file, "".join(f"{names[i]}\n" for i in np.sort(drawn)))
+        rows = rows_named(file, names)
+        wanted, there = (np.bincount(labels[r], minlength=labels.max() + 1) for r in (drawn, rows))
+        if (other := np.flatnonzero(wanted != there)).size:
+            raise DataError(
+                f"{file} names {there[other[0]]} records of class {other[0]}, where {wanted[other[0]]} are asked for. "
+                "Take another folder, or remove the file to draw anew."
+            )
+        found.append(rows)
+    return found
 
 
 def _orders(labels: np.ndarray, classes: int, seed: int, draw: int) -> list[np.ndarray]:

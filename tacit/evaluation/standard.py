@@ -114,39 +114,34 @@ def run_fine_tune(
 
 def run_few_shot(
     task: Task, *, shots: tuple[int, ...] = (5,), draws: int = 10, classifier: str = "logistic",
-    feature: str = "pooled",
+    feature: str = "pooled", store: str = "",
 ) -> list[Score]:  # fmt: skip
-    """`shots` training records of every class, drawn anew `draws` times; logistic, prototypes or msn."""
-    y = task.train.y.numpy()
-    return [
-        _few(
-            task, f"few_shot:shots={n}" if len(shots) > 1 else "few_shot", classifier, feature,
-            low_shot.draw_shots(y, n, draws, classes=task.classes, seed=task.seed), {"shots": n, "draws": draws},
-        )
-        for n in shots
-    ]  # fmt: skip
+    """`shots` training records of every class, drawn anew `draws` times; logistic, prototypes or msn.
+
+    `store`: a folder of lists of names, 5-shot-0.txt and on. Those that are there are used, the others are written.
+    """
+    return _drawn(task, "few_shot", "shots", shots, low_shot.draw_shots, draws, classifier, feature, store)
 
 
 def run_percent(
     task: Task, *, share: tuple[float, ...] = (1.0, 10.0), draws: int = 3, classifier: str = "logistic",
-    feature: str = "pooled",
+    feature: str = "pooled", store: str = "",
 ) -> list[Score]:  # fmt: skip
-    """This per cent of every class's training records, at least one, drawn anew `draws` times."""
-    y = task.train.y.numpy()
-    return [
-        _few(
-            task, f"percent:share={n:g}" if len(share) > 1 else "percent", classifier, feature,
-            low_shot.draw_share(y, n / 100, draws, classes=task.classes, seed=task.seed), {"share": n, "draws": draws},
-        )
-        for n in share
-    ]  # fmt: skip
+    """This per cent of every class's training records, at least one, drawn anew `draws` times.
+
+    `store`: a folder of lists of names, 10-percent-0.txt and on. Those that are there are used, the others are written.
+    """
+
+    def draw(labels: np.ndarray, percent: float, *args: Any, **kwargs: Any) -> list[np.ndarray]:
+        return low_shot.draw_share(labels, percent / 100, *args, **kwargs)
+
+    return _drawn(task, "percent", "share", share, draw, draws, classifier, feature, store)
 
 
 def run_subset(task: Task, *, file: str = "", classifier: str = "logistic", feature: str = "pooled") -> list[Score]:
     """The training records that a text file names, one a line by name or by file name, as the papers' 1 % and 10 %."""
     one_of("classifier", classifier, FEW)
-    names = [task.train.origin.name(int(i)) for i in task.train.found.index]
-    rows = low_shot.rows_named(file, names)
+    rows = low_shot.rows_named(file, _names(task))
     missing = np.setdiff1d(np.arange(task.classes), task.train.y[rows])
     if len(missing):
         raise DataError(f"{file} names no record of {len(missing)} of {task.classes} classes.")
@@ -161,26 +156,43 @@ def run_budget(
     task: Task, *, labels: tuple[int, ...] = (), draws: int = 5, classifier: str = "logistic", feature: str = "pooled"
 ) -> list[Score]:
     """A curve over numbers of labels, nested and in the classes' proportions; by default doubling from one a class."""
-    y = task.train.y.numpy()
-    budgets = labels or tuple(int(n) for n in task.classes * 2 ** np.arange(20) if n <= len(y))
-    return [
-        _few(
-            task, f"budget:labels={n}", classifier, feature,
-            low_shot.draw_budget(y, n, draws, classes=task.classes, seed=task.seed), {"labels": n, "draws": draws},
-        )
-        for n in budgets
-    ]  # fmt: skip
+    budgets = labels or tuple(int(n) for n in task.classes * 2 ** np.arange(20) if n <= len(task.train.y))
+    return _drawn(task, "budget", "labels", budgets, low_shot.draw_budget, draws, classifier, feature)
 
 
-def _few(task: Task, name: str, classifier: str, feature: str, rows: list[np.ndarray], said: dict[str, Any]) -> Score:
+FILES = {"shots": "shot", "share": "percent"}  # what a list of names is of
+
+
+def _drawn(
+    task: Task, protocol: str, option: str, amounts: tuple[float, ...], draw: Callable[..., list[np.ndarray]],
+    draws: int, classifier: str, feature: str, store: str = "",
+) -> list[Score]:  # fmt: skip
+    """One score an amount of labels: the mean over draws of them."""
     one_of("classifier", classifier, FEW)
     train, test = task.x(feature)
-    predicted = []
-    for r in rows:
-        r = torch.from_numpy(r)
-        found = FEW[classifier](train[r], task.train.y[r], test, classes=task.classes)
-        predicted.append(found[0] if isinstance(found, tuple) else found)
-    return task.accuracy_over_draws(name, predicted, {**said, "classifier": classifier, "feature": feature})
+    y = task.train.y.numpy()
+    scores = []
+    for amount in amounts:
+        found = draw(y, amount, draws, classes=task.classes, seed=task.seed)
+        said = {option: amount, "draws": draws}
+        spelt = f"{amount:g}" if isinstance(amount, float) else str(amount)
+        if store:
+            found = low_shot.kept_draws(os.path.join(store, f"{spelt}-{FILES[option]}"), found, _names(task), y)
+            said["store"] = os.path.basename(os.path.normpath(store))
+        predicted = []
+        for rows in map(torch.from_numpy, found):
+            made = FEW[classifier](train[rows], task.train.y[rows], test, classes=task.classes)
+            predicted.append(made[0] if isinstance(made, tuple) else made)
+        alone = len(amounts) == 1 and protocol != "budget"
+        name = protocol if alone else f"{protocol}:{option}={spelt}"
+        said |= {"classifier": classifier, "feature": feature}
+        scores.append(task.accuracy_over_draws(name, predicted, said))
+    return scores
+
+
+def _names(task: Task) -> list[str]:
+    """Of the training records that could be read."""
+    return [task.train.origin.name(int(i)) for i in task.train.found.index]
 
 
 def run_clinical(task: Task, *, threshold: str = "youden", level: float = 0.95, feature: str = "pooled") -> list[Score]:

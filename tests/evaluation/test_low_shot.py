@@ -8,6 +8,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
 
+from tacit import encoders, evaluation
+from tacit.data import open_source
 from tacit.errors import DataError
 from tacit.evaluation import low_shot
 from tests.evaluation.test_protocols import clouds
@@ -99,3 +101,61 @@ def test_the_saving_of_labels_on_curves_that_are_known():
     assert low_shot.labels_needed(budgets, before, 0.1) == 30
     with pytest.raises(DataError, match="budgets that rise"):
         low_shot.labels_needed([2, 1], [0, 1], 0.5)
+
+
+def test_draws_are_kept_as_lists_of_names_and_used_again(tmp_path):
+    names = [f"{c}/{i:03d}.png" for i, c in enumerate(LABELS)]
+    drawn = low_shot.draw_shots(LABELS, 2, 3, classes=3)
+    prefix = str(tmp_path / "lists" / "2-shot")
+    kept = low_shot.kept_draws(prefix, drawn, names, LABELS)
+    assert all(np.array_equal(np.sort(a), b) for a, b in zip(drawn, kept, strict=True))
+    assert sorted(p.name for p in (tmp_path / "lists").iterdir()) == ["2-shot-0.txt", "2-shot-1.txt", "2-shot-2.txt"]
+    lines = (tmp_path / "lists" / "2-shot-0.txt").read_text().splitlines()
+    assert lines == [names[i] for i in np.sort(drawn[0])]
+    others = low_shot.draw_shots(LABELS, 2, 4, classes=3, seed=9)
+    again = low_shot.kept_draws(prefix, others, names, LABELS)
+    assert all(np.array_equal(a, b) for a, b in zip(kept, again, strict=False))
+    assert np.array_equal(again[3], np.sort(others[3]))  # which had no file
+    first = tmp_path / "lists" / "2-shot-0.txt"
+    for text, said in (
+        ("\n".join([*lines, "0/999.png"]), "1 files that are no training records, the first is '0/999.png'"),
+        ("\n".join(lines[1:]), "names 1 records of class 0, where 2 are asked for"),
+        ("\n".join([*lines, names[int(np.setdiff1d(np.arange(100), drawn[0])[-1])]]), "names 3 records of class 2"),
+        ("", "names no file"),
+    ):
+        first.write_text(text)
+        with pytest.raises(DataError, match=said):
+            low_shot.kept_draws(prefix, drawn, names, LABELS)
+
+
+def test_a_file_name_that_several_records_have_is_refused(tmp_path):
+    names = ["a/1.png", "b/1.png", "b/2.png"]
+    (tmp_path / "list.txt").write_text("2.png\n1.png\n")
+    with pytest.raises(DataError, match=r"'1\.png', and 2 records are called so"):
+        low_shot.rows_named(tmp_path / "list.txt", names)
+    (tmp_path / "list.txt").write_text("b/1.png\n2.png\n")
+    assert low_shot.rows_named(tmp_path / "list.txt", names).tolist() == [1, 2]
+
+
+def test_two_evaluations_share_the_subsets_of_a_folder(digits, tmp_path):
+    torch.manual_seed(0)
+    encoder, data = encoders.build("vit_mini", size=16, patch=8, depth=1), open_source(digits)
+    test = data.select(np.arange(0, 200, 4))
+
+    def of(specs, seed):
+        return evaluation.evaluate(encoder, data, test, specs, seed=seed, baselines=False)["results"]
+
+    how = f"draws=2:classifier=prototypes:store={tmp_path / 'lists'}"
+    specs = [f"few_shot:shots=1/3:{how}", f"percent:share=20:{how}"]
+    one, two = of(specs, 0), of(specs, 5)
+    assert [r["value"] for r in one] == [r["value"] for r in two]
+    assert [(r["protocol"], r["settings"]["store"]) for r in one] == [
+        ("few_shot:shots=1", "lists"), ("few_shot:shots=3", "lists"), ("percent", "lists"),
+    ]  # fmt: skip
+    written = {f"{kind}-{i}.txt" for kind in ("1-shot", "3-shot", "20-percent") for i in range(2)}
+    assert {p.name for p in (tmp_path / "lists").iterdir()} == written
+    assert len((tmp_path / "lists" / "3-shot-0.txt").read_text().split()) == 30
+    (row,) = of([f"subset:classifier=prototypes:file={tmp_path / 'lists' / '20-percent-0.txt'}"], 1)
+    (alone,) = of([specs[1].replace("draws=2", "draws=1")], 1)
+    assert row["value"] == pytest.approx(alone["value"])
+    assert of(["percent:share=20:draws=2:classifier=prototypes"], 5)[0]["value"] != two[2]["value"]
