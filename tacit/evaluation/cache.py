@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from tacit.data import Source
 from tacit.data.index import cache_folder
@@ -93,7 +93,7 @@ class Parts:
         return self.folder / f"{first:012d}.safetensors"
 
 
-def fingerprint(encoder: Encoder) -> str:
+def fingerprint(encoder: nn.Module) -> str:
     """Of every weight and buffer, to the bit."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(encoder.state_dict().items()):

@@ -49,7 +49,7 @@ def evaluate(
     Args:
         protocols: names of protocols, with options if need be; see `protocols`. "all" alone: those that the labels
             allow and that are quick.
-        cache: keep features on disk, and take those that are there.
+        cache: keep features and trainings under way on disk, and take those that are there.
         projector: the projection head the encoder was trained with, for `fine_tune:neck=…`.
 
     Returns:
@@ -105,7 +105,9 @@ def evaluate(
             parts = [Part(source, found, source) for source, found in zip((train, test), both, strict=True)]
         else:
             parts = [Part(train.select(of_part), _among(both[0], of_part), train) for of_part in rows]
-        task = Task(*parts, len(train.classes or ()), seed, of, subject, workers, devices[0], progress, projector)
+        task = Task(
+            *parts, len(train.classes or ()), seed, of, subject, workers, devices[0], progress, projector, cache
+        )
         for one in asked:
             if subject is not None or not PROTOCOLS[one.name].needs_encoder:
                 scores += _run(one, task, skipped, strict=not choose)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -14,15 +15,14 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
+from torch.utils.data import DataLoader
 
-from tacit.data import Batches, Source
+from tacit.data import Source
 from tacit.encoders import Encoder, set_drop_path
 from tacit.errors import RunFailed
-from tacit.views import Crop, Plain, Views, collate, finish, rng
-
-RANDAUGMENT = 1 << 41  # a view number no method has
+from tacit.evaluation.augment import Augmented, Repeated, erase
+from tacit.evaluation.checkpoint import Checkpoint
+from tacit.views import Crop, Plain, Views, collate, finish
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,18 @@ class Recipe:
     mixup: float = 0.8
     cutmix: float = 1.0
     smoothing: float = 0.1
-    augment: tuple[int, int] | None = (2, 9)  # RandAugment's operations and magnitude (of 30)
+    augment: tuple[int, int] | str | None = (2, 9)  # RandAugment's operations and magnitude (of 30), or timm's settings
+    erasing: float = 0.0  # chance that a rectangle of a training image is noise
+    repeats: int = 1  # of every record in a batch, each augmented by itself
     ema: float = 0.0
     clip: float | None = None
 
 
 RECIPES = {
-    # DeiT's, as MoCo v3 fine-tunes on ImageNet; without random erasing and repeated augmentation.
-    "deit": Recipe(epochs=150, batch_size=1024, lr=1.25e-4, ema=0.99996),
+    # DeiT's, whole, as MoCo v3 fine-tunes on ImageNet.
+    "deit": Recipe(
+        epochs=150, batch_size=1024, lr=1.25e-4, ema=0.99996, augment="rand-m9-mstd0.5-inc1", erasing=0.25, repeats=3
+    ),
     # MoCo v3's transfer of ViT-B to small sets: 128 records on each of 8 devices.
     "transfer": Recipe(
         epochs=100, batch_size=1024, lr=7.5e-5, warmup_epochs=3, weight_decay=0.1, mixup=0.8, cutmix=1.0, augment=(2, 9)
@@ -112,28 +116,7 @@ def rate(step: int, steps: int, per_epoch: int, r: Recipe) -> float:
     if step < warmup:
         return peak * (step + 1) / warmup
     share = (step - warmup) / max(steps - warmup, 1)
-    return r.lr_end + 0.5 * (peak - r.lr_end) * (1 + np.cos(np.pi * share))
-
-
-class _Augmented(Dataset):
-    """Crops after RandAugment (Cubuk et al. 2020), drawn by (seed, epoch, record)."""
-
-    def __init__(self, views: Views, operations: int, magnitude: int):
-        self.views, self.change = (
-            views,
-            v2.RandAugment(operations, magnitude, interpolation=v2.InterpolationMode.BILINEAR),
-        )
-
-    def __getitem__(self, key: tuple[int, int]) -> dict:
-        sample = self.views[key]
-        (crop,) = sample["crops"]
-        if crop.dtype == np.uint8 and crop.shape[2] == 3:  # its operations are of colour pictures
-            state = torch.get_rng_state()
-            torch.manual_seed(int(rng(self.views.seed, key[0], sample["index"], RANDAUGMENT).integers(2**62)))
-            changed = self.change(torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))))
-            torch.set_rng_state(state)
-            sample["crops"] = [changed.numpy().transpose(1, 2, 0)]
-        return sample
+    return r.lr_end + 0.5 * (peak - r.lr_end) * (1 + math.cos(math.pi * share))
 
 
 def fine_tune(
@@ -148,6 +131,8 @@ def fine_tune(
     seed: int = 0,
     workers: int = 0,
     device: torch.device | str = "cpu",
+    bf16: bool = False,
+    checkpoint: Checkpoint | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Predictions [M] for the readable records of `test`, and their numbers [M]. The encoder is copied.
@@ -155,34 +140,44 @@ def fine_tune(
     Args:
         neck: layers between the pooled feature and the classifier, trained too: the first ones of a projection head
             (SimCLR v2, section 2.2), of output width `neck_width`.
+        bf16: train in mixed precision; predictions are made in fp32.
+        checkpoint: where training is saved now and then, and goes on from, bit for bit on a CPU; gone when it is done.
 
     Raises:
-        RunFailed: a loss that is no number.
+        RunFailed: a loss that is no number. DataError: the checkpoint is of another training.
     """
     batch = min(recipe.batch_size, len(source)) // 2 * 2  # Mixup takes pairs
     r = replace(recipe, batch_size=batch)  # rates scale with the batch there is
+    device = torch.device(device)
     torch.manual_seed(seed)
     model = Classifier(set_drop_path(deepcopy(encoder), r.drop_path), classes, deepcopy(neck), neck_width).to(device)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(r.ema)) if r.ema else None
     solver = torch.optim.AdamW(parameter_groups(model, r), lr=0.0)
+    parts = {"model": model, "solver": solver} | ({"average": average} if average is not None else {})
+    first = checkpoint.load(parts) if checkpoint is not None else 0
     mix = Mixup(r.mixup, r.cutmix, label_smoothing=r.smoothing, num_classes=classes) if r.mixup or r.cutmix else None
     view = Crop(inputs=encoder.inputs, name="fine-tune")
-    data: Dataset = Views(source, [view], seed)
-    if r.augment:
-        data = _Augmented(data, *r.augment)
+    data = Augmented(Views(source, [view], seed), r.augment, encoder.inputs)
     per_epoch = len(source) // batch
     steps = r.epochs * per_epoch
-    order = Batches(source, batch_size=batch, seed=seed, total_steps=steps)
+    order = Repeated(source, batch_size=batch, seed=seed, total_steps=steps, start_step=first, repeats=r.repeats)
     loader = DataLoader(data, batch_sampler=order, collate_fn=collate, num_workers=workers)
-    np.random.seed(seed)  # timm's Mixup draws there  # noqa: NPY002
     model.train()
-    for step, found in enumerate(loader):
+    for step, found in enumerate(loader, first):
         for group in solver.param_groups:
             group["lr"] = rate(step, steps, per_epoch, r) * group["scale"]
-        x, y = finish(found, [view])[0]["image"].to(device), found["label"].to(device)
+        drawn_by = np.random.SeedSequence([seed, step])  # so that nothing random outlives a step
+        torch.manual_seed(int(drawn_by.generate_state(1)[0]))
+        np.random.seed(drawn_by.generate_state(2)[1])  # timm's Mixup draws there  # noqa: NPY002
+        x = finish(found, [view])[0]["image"]
+        if r.erasing:
+            x = erase(x, found["views"][0]["params"]["erase"], r.erasing)
+        x, y = x.to(device), found["label"].to(device)
         if mix is not None:
             x, y = mix(x, y)
-        loss = F.cross_entropy(model(x).float(), y, label_smoothing=0.0 if mix is not None else r.smoothing)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits = model(x)
+        loss = F.cross_entropy(logits.float(), y, label_smoothing=0.0 if mix is not None else r.smoothing)
         if not torch.isfinite(loss):
             raise RunFailed(f"The loss is {float(loss)} at step {step} of {steps}. Lower lr ({r.lr:g}).")
         solver.zero_grad()
@@ -192,9 +187,14 @@ def fine_tune(
         solver.step()
         if average is not None:
             average.update_parameters(model)
+        if checkpoint is not None:
+            checkpoint.save_if_due(step + 1, parts)
         if progress is not None:
             progress(step + 1, steps)
-    return _predict(average.module if average is not None else model, test, encoder, device, workers)
+    predicted = _predict(average.module if average is not None else model, test, encoder, device, workers)
+    if checkpoint is not None:
+        checkpoint.remove()
+    return predicted
 
 
 @torch.no_grad()

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from tacit.encoders import Encoder, describe
 from tacit.errors import DataError
 from tacit.evaluation import label_free, low_shot
 from tacit.evaluation.augmented import augmented_features
+from tacit.evaluation.cache import fingerprint
+from tacit.evaluation.checkpoint import Checkpoint
 from tacit.evaluation.clinical import binary_scores, choose_threshold, multi_class_scores
 from tacit.evaluation.correspondence import correspondences
-from tacit.evaluation.fine_tune import RECIPES, fine_tune
+from tacit.evaluation.fine_tune import RECIPES, Recipe, fine_tune
 from tacit.evaluation.knn import knn_sweep
 from tacit.evaluation.linear import logistic, stratified
 from tacit.evaluation.linear_sgd import PRESETS, fit_into, linear_sgd
@@ -25,6 +28,7 @@ from tacit.evaluation.options import one_of
 from tacit.evaluation.regression import errors, ridge
 from tacit.evaluation.retrieval import by_label
 from tacit.evaluation.task import Score, Task, random_twin
+from tacit.precision import bf16_is_fast
 
 LABEL_FREE = 2000  # test features that label-free measures look at
 LIDAR = (200, 10)  # records and augmented views of each
@@ -87,14 +91,18 @@ def run_linear_sgd(
 
 
 def run_fine_tune(
-    task: Task, *, recipe: str = "small", epochs: int = 0, batch_size: int = 0, neck: int = 0, seeds: int = 1
-) -> list[Score]:
+    task: Task, *, recipe: str = "small", epochs: int = 0, batch_size: int = 0, neck: int = 0, seeds: int = 1,
+    precision: str = "auto",
+) -> list[Score]:  # fmt: skip
     """The whole encoder trained on the labels, by a paper's recipe: small, deit or transfer (MoCo v3).
 
     `neck` layers of the run's projection head stay below the classifier (SimCLR v2). With several `seeds` the score is
-    their mean; the encoder at random initialisation, and its neck, are drawn anew for each.
+    their mean; the encoder at random initialisation, and its neck, are drawn anew for each. `precision`: 32, bf16, or
+    auto, which is bf16 where the hardware has it.
     """
     one_of("recipe", recipe, RECIPES)
+    one_of("precision", precision, ("auto", "32", "bf16"))
+    bf16 = bf16_is_fast(task.device) if precision == "auto" else precision == "bf16"
     changes = {k: v for k, v in (("epochs", epochs), ("batch_size", batch_size)) if v}
     chosen = replace(RECIPES[recipe], **changes)
     layers, width = first_blocks(task.projector, neck) if neck else (None, None)
@@ -105,11 +113,22 @@ def run_fine_tune(
             encoder, head = random_twin(encoder, seed), head and drawn_afresh(head, seed)
         predicted, index = fine_tune(
             encoder, task.train.source, task.test.source, classes=task.classes, recipe=chosen, neck=head,
-            neck_width=width, seed=seed, workers=task.workers, device=task.device, progress=task.tell("fine_tune"),
+            neck_width=width, seed=seed, workers=task.workers, device=task.device, bf16=bf16,
+            checkpoint=_checkpoint(task, encoder, chosen, head, seed, bf16) if task.cache else None,
+            progress=task.tell("fine_tune"),
         )  # fmt: skip
         right.append(predicted == torch.from_numpy(task.test.source.labels[index.numpy()]))
     said = {"recipe": recipe, "epochs": chosen.epochs, "batch_size": chosen.batch_size}
+    said["precision"] = "bf16" if bf16 else "32"
     return [task.over_seeds("fine_tune", right, said | ({"neck": neck} if neck else {}))]
+
+
+def _checkpoint(task: Task, encoder: Encoder, recipe: Recipe, neck: Any, seed: int, bf16: bool) -> Checkpoint:
+    """Of this training and no other."""
+    return Checkpoint.of(
+        "fine_tune", describe(encoder), fingerprint(encoder), neck and fingerprint(neck), asdict(recipe), task.classes,
+        task.train.source.stamp(), seed, bf16, str(task.device),
+    )  # fmt: skip
 
 
 def run_few_shot(

@@ -79,6 +79,7 @@ class Task:
     device: torch.device
     progress: Callable[[str, int, int], None] | None
     projector: nn.Module | None = None  # of the run that the encoder is of
+    cache: bool = False  # trainings under way may be kept on disk
 
     def x(self, feature: str) -> tuple[Tensor, Tensor]:
         """Training and test features of this choice; of raw inputs there is one."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tacit import encoders, evaluation
 from tacit.data import open_source
-from tacit.evaluation.fine_tune import RECIPES, Classifier, Recipe, _Augmented, fine_tune, parameter_groups, rate
-from tacit.views import Crop, Views
+from tacit.errors import DataError, UsageError
+from tacit.evaluation import standard
+from tacit.evaluation.checkpoint import Checkpoint
+from tacit.evaluation.fine_tune import RECIPES, Classifier, Recipe, fine_tune, parameter_groups, rate
+from tacit.evaluation.task import Part, Task
+from tacit.precision import bf16_is_fast
 
 
 def vit(**kwargs) -> encoders.Encoder:
@@ -60,23 +63,6 @@ def test_the_schedule_at_its_corners():
     assert rate(100, 100, 10, r) == pytest.approx(1e-6)
 
 
-def test_augmentation_belongs_to_the_record(digits):
-    encoder = vit()
-    views = Views(open_source(digits), [Crop(inputs=encoder.inputs, name="x")], 0)
-    data = _Augmented(views, 2, 20)
-    torch.manual_seed(1)
-    first = data[0, 5]["crops"][0]
-    before = torch.get_rng_state()
-    torch.manual_seed(2)
-    assert np.array_equal(first, data[0, 5]["crops"][0])
-    assert not np.array_equal(first, data[1, 5]["crops"][0])
-    changed = [not np.array_equal(data[0, i]["crops"][0], views[0, i]["crops"][0]) for i in range(20)]
-    assert sum(changed) > 10
-    torch.manual_seed(1)
-    data[0, 5]
-    assert torch.equal(before, torch.get_rng_state())
-
-
 @pytest.mark.parametrize(("changes", "least"), [({}, 0.3), ({"mixup": 0.8, "cutmix": 1.0, "ema": 0.5}, 0.2)])
 def test_it_learns_and_leaves_the_encoder_alone(digits, changes, least):
     encoder = vit(depth=2)
@@ -105,3 +91,116 @@ def test_fine_tuning_is_a_protocol_beside_training_from_scratch(digits):
     result = evaluation.evaluate(vit(depth=1), open_source(digits), None, ["fine_tune:epochs=2:batch_size=32"])
     assert [(r["protocol"], r["of"]) for r in result["results"]] == [("fine_tune", "run"), ("fine_tune", "random-init")]
     assert result["results"][0]["n"] == 40
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_at(step: int):
+    def tell(done: int, total: int) -> None:
+        if done == step:
+            raise Stopped
+
+    return tell
+
+
+WHOLE = replace(RECIPES["deit"], epochs=3, batch_size=48, lr=1e-3, warmup_epochs=1, ema=0.5)
+
+
+def test_a_broken_off_training_goes_on_bit_for_bit(digits, tmp_path, monkeypatch):
+    encoder, source = vit(depth=1), open_source(digits)
+    neck = nn.Sequential(nn.Linear(encoder.width, 24), nn.BatchNorm1d(24), nn.ReLU())
+    how = {"classes": 10, "recipe": WHOLE, "neck": neck, "neck_width": 24}
+    ends = []
+    whole = torch.optim.swa_utils.AveragedModel.update_parameters
+
+    def kept(self, model):
+        whole(self, model)
+        ends.append({**model.state_dict(), **{f"mean {k}": v for k, v in self.state_dict().items()}})
+        ends[-1] = {k: v.clone() for k, v in ends[-1].items()}
+
+    monkeypatch.setattr(torch.optim.swa_utils.AveragedModel, "update_parameters", kept)
+    expected, _ = fine_tune(encoder, source, source, **how)
+    unbroken, path = ends[-1], tmp_path / "x.ckpt"
+    steps = len(ends)
+    for stop in (5, 8):  # within the second epoch, and at its end
+        torch.randn(stop)  # a process of its own has another state
+        with pytest.raises(Stopped):
+            fine_tune(encoder, source, source, checkpoint=Checkpoint(path, "a", 0), progress=stop_at(stop), **how)
+        assert torch.load(path, weights_only=True)["step"] == stop
+    found, _ = fine_tune(encoder, source, source, checkpoint=Checkpoint(path, "a", 0), **how)
+    assert len(ends) == 2 * steps
+    assert all(torch.equal(v, ends[-1][k]) for k, v in unbroken.items())
+    assert torch.equal(found, expected)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_another_training_is_refused(digits, tmp_path):
+    encoder, source = vit(depth=1), open_source(digits)
+    how = {"classes": 10, "recipe": replace(RECIPES["small"], epochs=1)}
+    path = tmp_path / "x.ckpt"
+    with pytest.raises(Stopped):
+        fine_tune(encoder, source, source, checkpoint=Checkpoint(path, "a", 0), progress=stop_at(1), **how)
+    with pytest.raises(DataError, match=r"x\.ckpt is of another training: other weights, data"):
+        fine_tune(encoder, source, source, checkpoint=Checkpoint(path, "b", 0), **how)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(DataError, match="is damaged"):
+        fine_tune(encoder, source, source, checkpoint=Checkpoint(path, "a", 0), **how)
+
+
+def test_the_protocol_goes_on_where_it_was_and_leaves_nothing_behind(digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("TACIT_CACHE", str(tmp_path))
+    monkeypatch.setattr("tacit.evaluation.checkpoint.MINUTES", 0.0)
+    encoder, source = vit(depth=1), open_source(digits)
+    spec = ["fine_tune:epochs=2:batch_size=32"]
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "fine_tune, run" and done == 4:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        evaluation.evaluate(encoder, source, source, spec, baselines=False, cache=True, progress=stop)
+    (left,) = (tmp_path / "fine_tune").iterdir()
+    seen: list[int] = []
+    found = evaluation.evaluate(
+        encoder, source, source, spec, baselines=False, cache=True,
+        progress=lambda what, done, total: seen.append(done) if what.startswith("fine") else None,
+    )  # fmt: skip
+    assert seen[0] == 5
+    assert not left.exists()
+    assert found["results"] == evaluation.evaluate(encoder, source, source, spec, baselines=False)["results"]
+    part = Part(source, evaluation.features(encoder, source), source)
+    task = Task(part, part, 10, 0, "run", encoder, 0, torch.device("cpu"), None)
+    one = standard._checkpoint(task, encoder, RECIPES["small"], None, 0, False)
+    others = [
+        standard._checkpoint(task, vit(depth=2), RECIPES["small"], None, 0, False),
+        standard._checkpoint(task, encoder, RECIPES["deit"], None, 0, False),
+        standard._checkpoint(task, encoder, RECIPES["small"], nn.Linear(3, 3), 0, False),
+        standard._checkpoint(task, encoder, RECIPES["small"], None, 1, False),
+        standard._checkpoint(task, encoder, RECIPES["small"], None, 0, True),
+    ]
+    assert one.path == standard._checkpoint(task, encoder, RECIPES["small"], None, 0, False).path
+    assert len({c.job for c in (one, *others)}) == 6
+
+
+def test_mixed_precision_trains_alike_and_is_said(digits):
+    encoder, source = vit(depth=1), open_source(digits)
+    rows = {
+        how: evaluation.evaluate(
+            encoder, source, source, [f"fine_tune:epochs=1:precision={how}"], baselines=False
+        )["results"][0]
+        for how in ("32", "bf16", "auto")
+    }  # fmt: skip
+    assert rows["32"]["settings"]["precision"] == "32"
+    assert rows["bf16"]["settings"]["precision"] == "bf16"
+    assert abs(rows["32"]["value"] - rows["bf16"]["value"]) < 0.1
+    assert rows["auto"] == rows["bf16" if bf16_is_fast(torch.device("cpu")) else "32"]
+    with pytest.raises(UsageError, match="precision '16'"):
+        evaluation.evaluate(encoder, source, source, ["fine_tune:precision=16"], baselines=False)
+
+
+def test_where_mixed_precision_pays():
+    assert not bf16_is_fast(torch.device("meta"))
+    flags = [f() for f in (torch.cpu._is_amx_tile_supported, torch.cpu._is_avx512_bf16_supported)]
+    assert bf16_is_fast(torch.device("cpu")) == any(flags)
