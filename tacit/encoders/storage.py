@@ -82,8 +82,8 @@ def load(what: str | os.PathLike, *, foreign: bool = False) -> Encoder:
     if "model_type" in kind:
         if not foreign:
             raise UsageError(
-                f"{path} holds a model of transformers. It can be evaluated; for anything else start an encoder of "
-                "Tacit from its weights (tacit pretrain --init)."
+                f"{path} holds a model of transformers. It can be evaluated on whole pictures; for all else "
+                "start an encoder of Tacit from its weights (tacit pretrain --init)."
             )
         return read_transformers(path)
     if path.exists():

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
+from tacit.objectives.spectra import rankme
 from tacit.report.charts import Series, legend, line_chart
 from tacit.report.maps import maps
 from tacit.report.markup import Html, Section, figure, join, note, section, table, tag
@@ -22,13 +24,6 @@ HOW_NEIGHBOURS = (
     "below each). They should share what the record is about; bad: the same background or brightness only, or the "
     "same few records in every row."
 )
-
-
-def effective_rank(x: np.ndarray, eps: float = 1e-7) -> float:
-    """RankMe of [N, D] features: exp of the entropy of their singular values (Garrido et al. 2023, eq. 1)."""
-    s = np.linalg.svd(x, compute_uv=False)
-    p = s / max(s.sum(), eps) + eps
-    return float(np.exp(-(p * np.log(p)).sum()))
 
 
 def nearest(x: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -91,8 +86,8 @@ def _ranks(samples: dict[str, Sample]) -> Html:
     rows = []
     for name, sample in samples.items():
         most = min(sample.x.shape[0] - 1, sample.x.shape[1])
-        centred = effective_rank(sample.x - sample.x.mean(0))
-        rows.append([tag("bdi", name), short(effective_rank(sample.x)), short(centred), f"{most:,}"])
+        x = torch.from_numpy(sample.x)
+        rows.append([tag("bdi", name), short(float(rankme(x))), short(float(rankme(x - x.mean(0)))), f"{most:,}"])
     head = ["Run", "RankMe", "Mean taken out", "At most"]
     return table(head, rows, caption="Effective number of directions in the features; higher is usually better")
 

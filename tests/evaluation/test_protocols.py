@@ -113,6 +113,9 @@ def test_label_free_measures_at_their_closed_forms():
     eye = torch.eye(6)
     assert label_free.rankme(eye).item() == pytest.approx(6, rel=1e-4)
     assert label_free.rankme(torch.ones(6, 4)).item() == pytest.approx(1, rel=1e-4)
+    outer = torch.outer(torch.arange(1.0, 9), torch.ones(5))
+    assert label_free.rankme(outer).item() == pytest.approx(1, rel=1e-4)
+    assert label_free.rankme(torch.zeros(4, 4)).item() == pytest.approx(1, rel=1e-4)
     assert label_free.alignment(eye, eye).item() == 0
     assert label_free.alignment(eye, -eye).item() == pytest.approx(4)
     assert label_free.uniformity(torch.ones(5, 3)).item() == pytest.approx(0, abs=1e-6)

@@ -10,7 +10,7 @@ from tacit.data import open_source
 from tacit.report import maps as maps_room
 from tacit.report.build import _names
 from tacit.report.charts import HEIGHT, LEFT, RIGHT, TOP, WIDTH, Series, line_chart
-from tacit.report.features import effective_rank, nearest
+from tacit.report.features import nearest
 from tacit.report.maps import _pca, _shown_classes, _with_room, maps
 from tacit.report.markup import Html, tag, visible
 from tacit.report.numbers import duration, flat, short, size
@@ -82,12 +82,6 @@ def test_numbers_as_people_read_them():
 def test_text_becomes_markup_in_one_place():
     assert tag("p", "<b>", Html("<i></i>"), title='"') == '<p title="&quot;">&lt;b&gt;<i></i></p>'
     assert visible("a\u202e\n\u2028\udc80é") == "a\\u202e\\n\\u2028\\udc80é"
-
-
-def test_effective_rank_of_known_spectra():
-    assert effective_rank(np.eye(8)) == pytest.approx(8, rel=1e-4)
-    assert effective_rank(np.outer(np.arange(1, 9), np.ones(5))) == pytest.approx(1, rel=1e-4)
-    assert effective_rank(np.zeros((4, 4))) == pytest.approx(1, rel=1e-4)
 
 
 def test_neighbours_by_brute_force():
