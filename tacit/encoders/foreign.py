@@ -62,7 +62,9 @@ class _Trunk(nn.Module):
         super().__init__()
         config = model.config
         self.has_class_token = config.model_type in CLASS_TOKEN
-        self.num_prefix_tokens = CLASS_TOKEN.get(config.model_type, 0) + getattr(config, "num_register_tokens", 0)
+        others = any(name.endswith(("cls_token", "class_embedding")) for name, _ in model.named_parameters())
+        before = CLASS_TOKEN.get(config.model_type, int(others))
+        self.num_prefix_tokens = before + getattr(config, "num_register_tokens", 0)
         if self.has_class_token and isinstance(getattr(model, "pooler", None), nn.Module):
             model.pooler = None  # a layer of its own above the class token, often one that was never trained
         self.model = model

@@ -133,7 +133,13 @@ def of_transformers(kind: str, folder):
     import transformers
 
     torch.manual_seed(3)
-    more = {"intermediate_size": 32} if kind == "ViT" else {"num_register_tokens": 2} if "Registers" in kind else {}
+    more = (
+        {"intermediate_size": 32}
+        if kind in ("ViT", "CLIPVision")
+        else {"num_register_tokens": 2}
+        if "Registers" in kind
+        else {}
+    )
     if kind == "ResNet":
         config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
     elif kind == "Swin":
@@ -148,7 +154,7 @@ def of_transformers(kind: str, folder):
     return model
 
 
-@pytest.mark.parametrize("kind", ["ViT", "Dinov2", "Dinov2WithRegisters", "Swin", "ResNet"])
+@pytest.mark.parametrize("kind", ["ViT", "Dinov2", "Dinov2WithRegisters", "CLIPVision", "Swin", "ResNet"])
 def test_models_of_transformers_are_scored_as_they_are(kind, digits, tmp_path):
     model = of_transformers(kind, tmp_path)
     encoder = encoders.load(tmp_path, foreign=True)
@@ -157,6 +163,7 @@ def test_models_of_transformers_are_scored_as_they_are(kind, digits, tmp_path):
         found = model(pixel_values=x)
         tokens = {"ViT": 1, "Dinov2": 1, "Dinov2WithRegisters": 3}.get(kind)
         expected = found.last_hidden_state[:, 0] if tokens else found.pooler_output.flatten(1)
+        tokens = 1 if kind == "CLIPVision" else tokens
         torch.testing.assert_close(encoder(x), expected, atol=1e-5, rtol=1e-5)
         assert encoder.width == expected.shape[1]
         last = found.last_hidden_state
