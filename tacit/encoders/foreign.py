@@ -77,19 +77,21 @@ class _Trunk(nn.Module):
         self.num_features = int(pooled.shape[1])
         self.train(training)
 
-    def _found(self, x: Tensor) -> Any:
-        return self.model(pixel_values=x, **self.options)
-
     def forward(self, x: Tensor) -> Tensor:
-        found = self._found(x)
-        pooled = None if self.has_class_token else getattr(found, "pooler_output", None)
-        return self.forward_head(found.last_hidden_state) if pooled is None else pooled.flatten(1)
+        return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Tokens [B, N, D] after the last norm, or a map [B, D, H, W]."""
-        return self._found(x).last_hidden_state
+        found = self.model(pixel_values=x, **self.options)
+        tokens = found.last_hidden_state
+        # What pools is of another name and form in every model, so its output goes along with what it was made of.
+        tokens.pooled = None if self.has_class_token else getattr(found, "pooler_output", None)
+        return tokens
 
     def forward_head(self, tokens: Tensor) -> Tensor:
+        """[B, D] of what `forward_features` gave."""
+        if tokens.pooled is not None:
+            return tokens.pooled.flatten(1)
         if self.has_class_token:
             return tokens[:, 0]
         return tokens[:, self.num_prefix_tokens :].mean(1) if tokens.ndim == 3 else tokens.mean((2, 3))
