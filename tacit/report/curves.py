@@ -68,6 +68,29 @@ CURVES: dict[str, Curve] = {
         "Gradient norm", "norm", "Steady or slowly changing. Bad: spikes that grow, which announce a jump of the loss.",
         log=True,
     ),
+    "grad/stem": Curve(
+        "Gradient norm of the stem", "norm",
+        "Of what comes before the first block. Bad: spikes here that are in the last block a little later (MoCo v3).",
+        log=True,
+    ),
+    "grad/first_block": Curve("Gradient norm of the first block", "norm", "As the stem's.", log=True),
+    "grad/last_block": Curve("Gradient norm of the last block", "norm", "As the stem's.", log=True),
+    "grad_spikes": Curve(
+        "Gradient spikes", "steps so far",
+        "Steps in which one of these norms was above ten times its running median. Bad: grows all the time.",
+    ),
+    "target_information": Curve(
+        "What targets tell of records", "nats",
+        "Entropy of all targets together less that of each. Bad: near 0, where all records get the same target.",
+    ),
+    "prototype_entropy": Curve(
+        "Use of prototypes", "nats",
+        "Log of how many prototypes the targets of a batch use. Bad: near 0, where all use one.",
+    ),
+    "target_entropy": Curve(
+        "Softness of targets", "nats",
+        "Log of how many prototypes a single target is spread over. Bad: as high as the use of prototypes.",
+    ),
     "lr": Curve("Learning rate", "lr", "As the settings ask: a ramp, then a decline. Bad: any other shape."),
     "weight_decay": Curve("Weight decay", "weight decay", "As the settings ask. Bad: any other shape."),
     "momentum": Curve(
