@@ -385,7 +385,7 @@ def embed(
     out = Path(out)
     if out.suffix not in (".parquet", ".npy"):
         raise UsageError(f"--out {out}: must end in .parquet or .npy.")
-    encoder = _encoder(what)
+    encoder = _encoder(what, foreign=True)
     source = open_source(data, channels=encoder.inputs.channels, labels=None)
     schema = pa.schema([("path", pa.string()), ("vector", pa.list_(pa.float32(), encoder.width))])
     bad, names, arrays, rows = list(source.skipped), [], [], 0

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
-from tacit.precision import bf16_is_fast
+from tacit.precision import resolved
 
 PRECISIONS = {"auto": "", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}  # ours and Lightning's names
 
@@ -53,6 +53,6 @@ def hardware(plan: Plan) -> dict[str, Any]:
 
 def precision(asked: str) -> str:
     """`auto` is bf16 where the hardware multiplies it, else fp32: Lightning's name of it."""
-    if asked != "auto":
-        return PRECISIONS[asked]
-    return PRECISIONS["bf16" if bf16_is_fast("cuda" if torch.cuda.is_available() else "cpu") else "32"]
+    if asked == "auto":
+        asked = resolved(asked, "cuda" if torch.cuda.is_available() else "cpu")
+    return PRECISIONS[asked]

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup
@@ -18,10 +18,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from tacit.data import Source
-from tacit.encoders import Encoder, set_drop_path
+from tacit.encoders import Encoder, describe, set_drop_path
 from tacit.errors import RunFailed
 from tacit.evaluation.augment import Augmented, Repeated, erase
-from tacit.evaluation.checkpoint import Checkpoint
+from tacit.evaluation.resume import Checkpoint, key, seed_step
+from tacit.precision import autocast, resolved
 from tacit.views import Crop, Plain, Views, collate, finish
 
 
@@ -131,30 +132,34 @@ def fine_tune(
     seed: int = 0,
     workers: int = 0,
     device: torch.device | str = "cpu",
-    bf16: bool = False,
-    checkpoint: Checkpoint | None = None,
     progress: Callable[[int, int], None] | None = None,
+    precision: str = "auto",
+    checkpoint: Path | None = None,
+    save_steps: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Predictions [M] for the readable records of `test`, and their numbers [M]. The encoder is copied.
 
     Args:
         neck: layers between the pooled feature and the classifier, trained too: the first ones of a projection head
             (SimCLR v2, section 2.2), of output width `neck_width`.
-        bf16: train in mixed precision; predictions are made in fp32.
-        checkpoint: where training is saved now and then, and goes on from, bit for bit on a CPU; gone when it is done.
+        precision: "32", "bf16", or "auto": bf16 where the hardware multiplies it. Losses and predictions are in fp32.
+        checkpoint: a file to go on from, if it is there, or a folder for it, and to keep what the next step needs in,
+            every ten minutes or every `save_steps` steps; removed at the end. What goes on ends bit for bit as what was
+            not broken off, on a CPU.
 
     Raises:
-        RunFailed: a loss that is no number. DataError: the checkpoint is of another training.
+        RunFailed: a loss that is no number. UsageError: a checkpoint of another training. Unknown: no such precision.
     """
     batch = min(recipe.batch_size, len(source)) // 2 * 2  # Mixup takes pairs
     r = replace(recipe, batch_size=batch)  # rates scale with the batch there is
-    device = torch.device(device)
+    precision = resolved(precision, device)
     torch.manual_seed(seed)
     model = Classifier(set_drop_path(deepcopy(encoder), r.drop_path), classes, deepcopy(neck), neck_width).to(device)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(r.ema)) if r.ema else None
     solver = torch.optim.AdamW(parameter_groups(model, r), lr=0.0)
     parts = {"model": model, "solver": solver} | ({"average": average} if average is not None else {})
-    first = checkpoint.load(parts) if checkpoint is not None else 0
+    keep = Checkpoint(checkpoint, _key(model, source, r, seed, precision) if checkpoint else "", save_steps)
+    first, _ = keep.resume(parts)
     mix = Mixup(r.mixup, r.cutmix, label_smoothing=r.smoothing, num_classes=classes) if r.mixup or r.cutmix else None
     view = Crop(inputs=encoder.inputs, name="fine-tune")
     data = Augmented(Views(source, [view], seed), r.augment, encoder.inputs)
@@ -166,16 +171,14 @@ def fine_tune(
     for step, found in enumerate(loader, first):
         for group in solver.param_groups:
             group["lr"] = rate(step, steps, per_epoch, r) * group["scale"]
-        drawn_by = np.random.SeedSequence([seed, step])  # so that nothing random outlives a step
-        torch.manual_seed(int(drawn_by.generate_state(1)[0]))
-        np.random.seed(drawn_by.generate_state(2)[1])  # timm's Mixup draws there  # noqa: NPY002
+        seed_step(seed, step)
         x = finish(found, [view])[0]["image"]
         if r.erasing:
             x = erase(x, found["views"][0]["params"]["erase"], r.erasing)
         x, y = x.to(device), found["label"].to(device)
         if mix is not None:
             x, y = mix(x, y)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with autocast(device, precision):
             logits = model(x)
         loss = F.cross_entropy(logits.float(), y, label_smoothing=0.0 if mix is not None else r.smoothing)
         if not torch.isfinite(loss):
@@ -187,14 +190,16 @@ def fine_tune(
         solver.step()
         if average is not None:
             average.update_parameters(model)
-        if checkpoint is not None:
-            checkpoint.save_if_due(step + 1, parts)
+        keep.offer(step + 1, parts)
         if progress is not None:
             progress(step + 1, steps)
     predicted = _predict(average.module if average is not None else model, test, encoder, device, workers)
-    if checkpoint is not None:
-        checkpoint.remove()
+    keep.done()
     return predicted
+
+
+def _key(model: Classifier, source: Source, r: Recipe, seed: int, precision: str) -> str:
+    return key(model, (), describe(model.encoder), repr(model.neck), source.stamp(), r, seed, precision)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tacit.data.targets import WORDS
 from tacit.encoders import Encoder
 from tacit.errors import UsageError
-from tacit.evaluation import options, scenes, standard
+from tacit.evaluation import few_labels, options, other_labels, scenes, standard
 from tacit.evaluation.linear_sgd import usable
 from tacit.evaluation.options import Asked
 from tacit.evaluation.task import Score
@@ -41,16 +41,16 @@ PROTOCOLS = {
         standard.run_linear_sgd, needs_encoder=True, slow="it trains through the encoder for many epochs"
     ),
     "fine_tune": Protocol(standard.run_fine_tune, needs_encoder=True, slow="it trains the whole encoder"),
-    "few_shot": Protocol(standard.run_few_shot),
-    "percent": Protocol(standard.run_percent, slow="it fits many classifiers"),
-    "subset": Protocol(standard.run_subset, slow="it needs a file of names"),
-    "budget": Protocol(standard.run_budget, slow="it fits many classifiers"),
+    "few_shot": Protocol(few_labels.run_few_shot),
+    "percent": Protocol(few_labels.run_percent, slow="it fits many classifiers"),
+    "subset": Protocol(few_labels.run_subset, slow="it needs a file of names"),
+    "budget": Protocol(few_labels.run_budget, slow="it fits many classifiers"),
     "clinical": Protocol(standard.run_clinical),
     "retrieval": Protocol(standard.run_retrieval),
-    "ridge": Protocol(standard.run_ridge, frozenset(["numbers"])),
-    "multi_label": Protocol(standard.run_multi_label, frozenset(["multi"])),
-    "label_free": Protocol(standard.run_label_free, ANY),
-    "correspondence": Protocol(standard.run_correspondence, ANY, needs_encoder=True),
+    "ridge": Protocol(other_labels.run_ridge, frozenset(["numbers"])),
+    "multi_label": Protocol(other_labels.run_multi_label, frozenset(["multi"])),
+    "label_free": Protocol(other_labels.run_label_free, ANY),
+    "correspondence": Protocol(other_labels.run_correspondence, ANY, needs_encoder=True),
 }
 
 

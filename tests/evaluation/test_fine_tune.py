@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tacit import encoders, evaluation
 from tacit.data import open_source
-from tacit.errors import DataError, UsageError
-from tacit.evaluation import standard
-from tacit.evaluation.checkpoint import Checkpoint
-from tacit.evaluation.fine_tune import RECIPES, Classifier, Recipe, fine_tune, parameter_groups, rate
-from tacit.evaluation.task import Part, Task
+from tacit.errors import UsageError
+from tacit.evaluation.fine_tune import RECIPES, Classifier, Recipe, _key, fine_tune, parameter_groups, rate
 from tacit.precision import bf16_is_fast
 
 
@@ -127,9 +125,9 @@ def test_a_broken_off_training_goes_on_bit_for_bit(digits, tmp_path, monkeypatch
     for stop in (5, 8):  # within the second epoch, and at its end
         torch.randn(stop)  # a process of its own has another state
         with pytest.raises(Stopped):
-            fine_tune(encoder, source, source, checkpoint=Checkpoint(path, "a", 0), progress=stop_at(stop), **how)
+            fine_tune(encoder, source, source, checkpoint=path, save_steps=1, progress=stop_at(stop), **how)
         assert torch.load(path, weights_only=True)["step"] == stop
-    found, _ = fine_tune(encoder, source, source, checkpoint=Checkpoint(path, "a", 0), **how)
+    found, _ = fine_tune(encoder, source, source, checkpoint=path, **how)
     assert len(ends) == 2 * steps
     assert all(torch.equal(v, ends[-1][k]) for k, v in unbroken.items())
     assert torch.equal(found, expected)
@@ -138,20 +136,20 @@ def test_a_broken_off_training_goes_on_bit_for_bit(digits, tmp_path, monkeypatch
 
 def test_a_checkpoint_of_another_training_is_refused(digits, tmp_path):
     encoder, source = vit(depth=1), open_source(digits)
-    how = {"classes": 10, "recipe": replace(RECIPES["small"], epochs=1)}
     path = tmp_path / "x.ckpt"
+    how = {"classes": 10, "recipe": replace(RECIPES["small"], epochs=1), "checkpoint": path, "save_steps": 1}
     with pytest.raises(Stopped):
-        fine_tune(encoder, source, source, checkpoint=Checkpoint(path, "a", 0), progress=stop_at(1), **how)
-    with pytest.raises(DataError, match=r"x\.ckpt is of another training: other weights, data"):
-        fine_tune(encoder, source, source, checkpoint=Checkpoint(path, "b", 0), **how)
+        fine_tune(encoder, source, source, progress=stop_at(1), **how)
+    with pytest.raises(UsageError, match=r"x\.ckpt is of another fine-tuning: its settings, precision, data"):
+        fine_tune(encoder, source, source, seed=1, **how)
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(DataError, match="is damaged"):
-        fine_tune(encoder, source, source, checkpoint=Checkpoint(path, "a", 0), **how)
+    with pytest.raises(UsageError, match="is no checkpoint"):
+        fine_tune(encoder, source, source, **how)
 
 
 def test_the_protocol_goes_on_where_it_was_and_leaves_nothing_behind(digits, tmp_path, monkeypatch):
     monkeypatch.setenv("TACIT_CACHE", str(tmp_path))
-    monkeypatch.setattr("tacit.evaluation.checkpoint.MINUTES", 0.0)
+    monkeypatch.setattr("tacit.evaluation.resume.MINUTES", 0)
     encoder, source = vit(depth=1), open_source(digits)
     spec = ["fine_tune:epochs=2:batch_size=32"]
 
@@ -161,7 +159,7 @@ def test_the_protocol_goes_on_where_it_was_and_leaves_nothing_behind(digits, tmp
 
     with pytest.raises(Stopped):
         evaluation.evaluate(encoder, source, source, spec, baselines=False, cache=True, progress=stop)
-    (left,) = (tmp_path / "fine_tune").iterdir()
+    (left,) = (tmp_path / "training").iterdir()
     seen: list[int] = []
     found = evaluation.evaluate(
         encoder, source, source, spec, baselines=False, cache=True,
@@ -170,18 +168,29 @@ def test_the_protocol_goes_on_where_it_was_and_leaves_nothing_behind(digits, tmp
     assert seen[0] == 5
     assert not left.exists()
     assert found["results"] == evaluation.evaluate(encoder, source, source, spec, baselines=False)["results"]
-    part = Part(source, evaluation.features(encoder, source), source)
-    task = Task(part, part, 10, 0, "run", encoder, 0, torch.device("cpu"), None)
-    one = standard._checkpoint(task, encoder, RECIPES["small"], None, 0, False)
-    others = [
-        standard._checkpoint(task, vit(depth=2), RECIPES["small"], None, 0, False),
-        standard._checkpoint(task, encoder, RECIPES["deit"], None, 0, False),
-        standard._checkpoint(task, encoder, RECIPES["small"], nn.Linear(3, 3), 0, False),
-        standard._checkpoint(task, encoder, RECIPES["small"], None, 1, False),
-        standard._checkpoint(task, encoder, RECIPES["small"], None, 0, True),
+
+
+def test_a_trainings_key_changes_with_all_that_it_depends_on(digits):
+    source, small = open_source(digits), RECIPES["small"]
+
+    def made(neck=None, width=None, **kwargs) -> Classifier:
+        return Classifier(vit(**{"depth": 1, **kwargs}), 10, neck, width)
+
+    torch.manual_seed(3)
+    first, second = (nn.Sequential(nn.Linear(128, 8), f()) for f in (nn.ReLU, nn.GELU))
+    second[0].load_state_dict(first[0].state_dict())
+    keys = [
+        _key(made(), source, small, 0, "32"),
+        _key(made(depth=2), source, small, 0, "32"),
+        _key(made(), source.select(np.arange(100)), small, 0, "32"),
+        _key(made(), source, RECIPES["deit"], 0, "32"),
+        _key(made(), source, small, 1, "32"),
+        _key(made(), source, small, 0, "bf16"),
+        _key(made(first, 8), source, small, 0, "32"),
+        _key(made(second, 8), source, small, 0, "32"),
     ]
-    assert one.path == standard._checkpoint(task, encoder, RECIPES["small"], None, 0, False).path
-    assert len({c.job for c in (one, *others)}) == 6
+    assert len(set(keys)) == 8
+    assert _key(made(), source, small, 0, "32") == keys[0]
 
 
 def test_mixed_precision_trains_alike_and_is_said(digits):

@@ -139,7 +139,8 @@ def finetune(
     model = model_for(encoder, train.classes, s).to(device).train()
     solver = optimiser(model, s)
     keep = Checkpoint(checkpoint, _key(model, train, s, seed, precision) if checkpoint else "", save_steps)
-    start, kept = keep.resume(model, solver)
+    parts = {"model": model, "solver": solver}
+    start, kept = keep.resume(parts)
     losses, bad = kept.get("losses", []), kept.get("bad", {})
     data = Crops(train, encoder.inputs, s, seed)
     order = islice(batches(len(train), s, seed), start, None)
@@ -159,7 +160,7 @@ def finetune(
         losses.append(float(loss.detach()))
         if not np.isfinite(losses[-1]):
             raise RunFailed(f"The loss is {losses[-1]} at step {step} of {s.steps}. Lower lr ({s.lr:g}).")
-        keep.offer(step + 1, model, solver, {"losses": losses, "bad": bad})
+        keep.offer(step + 1, parts, {"losses": losses, "bad": bad})
         if progress is not None:
             progress(step + 1, s.steps)
     keep.done()

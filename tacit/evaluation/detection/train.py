@@ -74,7 +74,8 @@ def train(
     examples = Examples(data, schedule, seed, channels, masks)
     solver = torch.optim.AdamW(parameter_groups(model, schedule.weight_decay), lr=0.0, betas=(0.9, 0.999))
     keep = Checkpoint(checkpoint, _key(model, data, schedule, seed, precision) if checkpoint else "", save_steps)
-    start, kept = keep.resume(model, solver)
+    parts = {"model": model, "solver": solver}
+    start, kept = keep.resume(parts)
     history, bad = kept.get("history", []), kept.get("bad", {})
     rest = islice(order, start, None)
     loader = DataLoader(examples, batch_sampler=rest, collate_fn=list, num_workers=workers)
@@ -98,7 +99,7 @@ def train(
         total.backward()
         solver.step()
         history.append({k: v.item() for k, v in losses.items()})
-        keep.offer(step + 1, model, solver, {"history": history, "bad": bad})
+        keep.offer(step + 1, parts, {"history": history, "bad": bad})
         if progress is not None:
             progress(step + 1, len(order), total.item())
     if not history:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tacit.data.index import cache_folder
 from tacit.encoders import Encoder
 from tacit.errors import UsageError
+from tacit.evaluation import resume
 from tacit.evaluation.options import Asked, one_of, options_of
 from tacit.evaluation.scenes import attention, copies, detect, revisited, segment, video
 from tacit.evaluation.scenes.scene import Job, Opened, Scene, named
@@ -67,7 +67,7 @@ def evaluate(
         key = _key(scene, options)
         opened[key] = opened[key] if key in opened else scene.open(data, test, encoder, options)
     subjects = [("run", encoder)] + ([("random-init", random_twin(encoder, seed))] if baselines else [])
-    checkpoints = cache_folder(None) / "training" if cache else None
+    checkpoints = resume.folder(cache)
     scores: list[Score] = []
     bad: dict[str, str] = {}
     skipped: dict[str, str] = {}
