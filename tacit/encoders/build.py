@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from tacit.encoders import geometry
+from tacit.encoders import geometry, sk_resnet  # noqa: F401 it tells timm its names
 from tacit.encoders.encoder import Encoder, TokenBatchNorm, blocks_with_drop_path, set_drop_path
 from tacit.encoders.geometry import family, geometry_problems, timm_arguments
 from tacit.errors import BadSettings, DataError, Unknown
@@ -90,8 +90,7 @@ def assemble(
             f"take the architecture without them: {name}:random"
         ) from error
     if made.get("small_stem"):  # of small inputs nothing is thrown away at the start (He et al. 2016, section 4.2)
-        first = trunk.conv1
-        trunk.conv1 = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=False)
+        trunk.conv1 = nn.Conv2d(trunk.in_chans, trunk.bn1.num_features, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(trunk.conv1.weight, mode="fan_out", nonlinearity="relu")
         trunk.maxpool = nn.Identity()
     if not pretrained and getattr(trunk, "cls_token", None) is not None:

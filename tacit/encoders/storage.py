@@ -110,6 +110,8 @@ def _named(name: str, *, pretrained: bool) -> Encoder:
     arch, changes = SMALL.get(name, (name, {}))
     if not changes:
         published = timm.get_pretrained_cfg(arch)
+        if pretrained and not published.has_weights:
+            raise UsageError(f"timm has no published weights of {name}. Give a run folder, or {name}:random.")
         encoder = build(name, size=published.input_size[-1], pretrained=pretrained)
         encoder.inputs = replace(
             encoder.inputs,

@@ -18,7 +18,7 @@ def layers_of(method: nn.Module) -> dict[str, frozenset[str]]:
     names = [n for n, p in method.named_parameters() if p.requires_grad and n.startswith("encoder.")]
     blocks: dict[str, list[str]] = {}
     for name, module in method.encoder.named_modules():
-        if hasattr(module, "mlp") or type(module).__name__ in ("BasicBlock", "Bottleneck"):
+        if hasattr(module, "mlp") or type(module).__name__.endswith(("BasicBlock", "Bottleneck")):
             inside = [n for n in names if n.startswith(f"encoder.{name}.")]
             if inside and not any(name.startswith(f"{other}.") for other in blocks):
                 blocks[name] = inside

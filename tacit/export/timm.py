@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import timm
+from timm.models import model_entrypoint
 
 from tacit.encoders import Encoder, write_tensors
 from tacit.errors import UsageError
@@ -16,6 +17,8 @@ def write(encoder: Encoder, folder: Path) -> None:
         raise UsageError("timm has no BatchNorm before the MLPs; export this encoder to torch or onnx.")
     if encoder.kwargs.get("small_stem"):
         raise UsageError(f"timm has no stem for small inputs as {encoder.name}'s; export it to torch or onnx.")
+    if not model_entrypoint(encoder.arch).__module__.startswith("timm."):
+        raise UsageError(f"timm has no {encoder.name}; export it to torch or onnx.")
     write_tensors(folder / "model.safetensors", encoder.trunk.state_dict())
     write_json(
         folder / "config.json",

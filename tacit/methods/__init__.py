@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 METHODS = {
     "moby": "tacit.methods.image.moby:MoBY",
     "dino": "tacit.methods.image.dino:DINO",
+    "simclr_v2": "tacit.methods.image.simclr_v2:SimCLRv2",
 }
 
 
