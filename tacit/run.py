@@ -9,6 +9,7 @@ log.txt             what was printed
 views.npz           a few sample views as the method saw them: uint8 [V, n, H, W, C]
 checkpoints/        last.ckpt, best.ckpt, step-*.ckpt: everything needed to go on, bit for bit
 encoder/            model.safetensors + encoder.json: the encoder and how its inputs are prepared
+classifier/         of a method that ends with one: the encoder, head.safetensors and classifier.json
 evaluations/        one JSON a protocol run
 """
 

@@ -11,7 +11,6 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from tacit import encoders
 from tacit.errors import RunFailed
 from tacit.run import atomic
 
@@ -77,5 +76,5 @@ class Saver(L.Callback):
     def save(self, trainer: L.Trainer, module) -> None:
         trainer.save_checkpoint(self.folder / "last.ckpt")
         if trainer.is_global_zero:
-            encoders.save(module.method.handed_over, self.run / "encoder")
+            module.method.hand_over(self.run)
         self.saved, self.wanted = time.monotonic(), False

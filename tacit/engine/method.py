@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from tacit import encoders
 from tacit.encoders import Encoder
 from tacit.engine.recipe import Recipe
 from tacit.engine.schedules import Progress
@@ -53,6 +55,10 @@ class Method(nn.Module):
     def handed_over(self) -> Encoder:
         """The encoder that is checked while the run goes on, and saved for use: the online one, or the teacher's."""
         return self.encoder
+
+    def hand_over(self, run: Path) -> None:
+        """Leave in the run folder what is for use: the encoder, and whatever else the paper ends with."""
+        encoders.save(self.handed_over, run / "encoder")
 
     @classmethod
     def problems(cls, settings: Recipe) -> list[str]:

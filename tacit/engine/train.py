@@ -155,7 +155,7 @@ def _after_the_last_save(module: Training, watch: Watch, last: Path, plan: Plan)
     module.on_load_checkpoint(checkpoint)
     watch.recall(Run(plan.run).metrics)
     if rank() == 0:
-        encoders.save(module.method.handed_over, plan.run / "encoder")
+        module.method.hand_over(plan.run)
 
 
 def build(cls: type[Method], settings: Recipe, plan: Plan, *, steps: int, per_epoch: int) -> Training:

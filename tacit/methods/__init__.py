@@ -14,6 +14,7 @@ METHODS = {
     "moby": "tacit.methods.image.moby:MoBY",
     "dino": "tacit.methods.image.dino:DINO",
     "simclr_v2": "tacit.methods.image.simclr_v2:SimCLRv2",
+    "simclr_v2_distil": "tacit.methods.image.simclr_v2_distil:SimCLRv2Distillation",
 }
 
 
