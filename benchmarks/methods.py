@@ -24,7 +24,9 @@ import torch
 from learning import subset  # beside this file
 
 import tacit
+from tacit import encoders
 from tacit.evaluation import difference
+from tacit.evaluation.task import random_twin
 from tacit.methods import METHODS
 from tacit.run import Run, read_json, write_json, write_text
 
@@ -45,10 +47,16 @@ def one(options: argparse.Namespace, data: Path, method: str, seed: int) -> None
         val=str(data / "test.parquet"),
     )  # fmt: skip
     minutes = (time.time() - begun) / 60
-    found = tacit.evaluate(run, data, protocol=list(PROTOCOLS), seed=seed, workers=0)
-    scores: dict[str, dict[str, float]] = {}
-    for r in found["results"]:
-        scores.setdefault(r["of"], {})[r["protocol"]] = r["value"]
+    how = {"protocol": list(PROTOCOLS), "seed": seed, "workers": 0, "baselines": False}
+    encoder = encoders.load(run.path)
+    scores = {
+        "run": _scores(tacit.evaluate(run, data, **how)),
+        "random-init": _scores(tacit.evaluate(random_twin(encoder, seed), data, **how)),
+    }
+    raw = options.out / "raw.json"  # the same for all, and slow: pixels are many
+    if not raw.is_file():
+        found = tacit.evaluate(encoder, data, **{**how, "baselines": True})
+        write_json(raw, _scores({"results": [r for r in found["results"] if r["of"] == "raw-input"]}))
     facts = {"method": method, "seed": seed, "minutes": round(minutes, 1), "set": given, "encoder": options.encoder}
     verdict = (Run(options.out / f"{method}-{seed}").summary or {}).get("verdict")
     size = {"records": options.records, "test": options.test, "epochs": options.epochs}
@@ -56,13 +64,19 @@ def one(options: argparse.Namespace, data: Path, method: str, seed: int) -> None
     print(f"{method} {seed}: {json.dumps(scores['run'])}", file=sys.stderr)
 
 
+def _scores(found: dict) -> dict[str, float]:
+    return {r["protocol"]: r["value"] for r in found["results"]}
+
+
 def table(options: argparse.Namespace) -> str:
     kept = [read_json(path) for path in sorted(options.out.glob("*-*.json"))]
     if len({(k["records"], k["test"], k["epochs"], k["encoder"]) for k in kept}) != 1:
         raise SystemExit("The files in OUT are of different budgets, which no table may mix.")
     names = [name for name in METHODS if any(k["method"] == name for k in kept)]
-    rows = [_row(title, [k["scores"][of] for k in kept if k["method"] == names[0]])
-            for title, of in (("raw pixels", "raw-input"), ("random init", "random-init"))]  # fmt: skip
+    rows = [
+        _row("raw pixels", [read_json(options.out / "raw.json")]),
+        _row("random init", [k["scores"]["random-init"] for k in kept if k["method"] == names[0]]),
+    ]
     summary = {}
     for name in names:
         of = sorted((k for k in kept if k["method"] == name), key=lambda k: k["seed"])
