@@ -113,6 +113,12 @@ def _convert(value: Any, hint: Any) -> Any:
             if len(inner) != len(value):
                 raise ValueError
             return tuple(_convert(v, h) for v, h in zip(value, inner, strict=True))
+    if (
+        typing.get_origin(members[0]) is tuple
+        and isinstance(value, int | float)
+        and Ellipsis in (inner := typing.get_args(members[0]))
+    ):
+        return (_convert(value, inner[0]),)
     if typing.get_origin(members[0]) is tuple and isinstance(value, str):
         if not value:
             return ()

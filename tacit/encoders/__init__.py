@@ -1,4 +1,4 @@
-from tacit.encoders.build import SMALL, build, crop_problems, lacking, problems
+from tacit.encoders.build import SMALL, build, crop_problems, lacking, problems, set_norm_eps
 from tacit.encoders.encoder import Encoder, set_drop_path
 from tacit.encoders.initialise import Initialised, initialise
 from tacit.encoders.multi_crop import by_size
@@ -25,6 +25,7 @@ __all__ = [
     "refused",
     "save",
     "set_drop_path",
+    "set_norm_eps",
     "step",
     "to_transformers",
     "token_grid",

@@ -8,13 +8,13 @@ import timm
 import torch
 from torch import nn
 
-from tacit.encoders import geometry, sk_resnet  # noqa: F401 it tells timm its names
+from tacit.encoders import cvt, geometry, sk_resnet  # noqa: F401 sk_resnet tells timm its names
 from tacit.encoders.encoder import Encoder, TokenBatchNorm, blocks_with_drop_path, set_drop_path
 from tacit.encoders.geometry import family, geometry_problems, timm_arguments
 from tacit.errors import BadSettings, DataError, Unknown
 from tacit.views import Inputs, input_spec
 
-# Our names: the timm architecture and what is changed of it. The three small ones are for inputs of 28 to 96 pixels.
+# Our names: the timm architecture and what is changed of it. Those called mini are for inputs of 28 to 96 pixels.
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "swin_mini": (
         "swin_tiny_patch4_window7_224",
@@ -25,9 +25,17 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
         {"patch_size": 4, "embed_dim": 128, "depth": 4, "num_heads": 4},
     ),
     "resnet_mini": ("resnet18", {"channels": (32, 64, 128, 256), "stem_width": 32, "small_stem": True}),
+    "cvt_mini": (
+        "cvt_13_esvit",
+        {
+            "dims": (32, 64, 128), "depths": (2, 2, 2), "num_heads": (1, 2, 4), "kernels": (3, 3, 3),
+            "strides": (2, 2, 2), "paddings": (1, 1, 1), "window_size": 4,
+        },
+    ),
     "swin_tiny": ("swin_tiny_patch4_window7_224", {}),
     "deit_small": ("deit_small_patch16_224", {}),
-}
+    cvt.cvt_13_esvit.__name__: ("cvt_13_esvit", {}),
+}  # fmt: skip
 
 
 def build(
@@ -39,6 +47,7 @@ def build(
     patch: int | None = None,
     window: int | None = None,
     norm_before_mlp: str = "ln",
+    norm_eps: float | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     interpolation: str = "bilinear",
@@ -53,6 +62,7 @@ def build(
         drop_path: stochastic depth of the last block, rising from 0 at the first.
         patch, window: patch size, and a Swin's window, where they should differ from the name's.
         norm_before_mlp: "ln", or "bn" for BatchNorm over batch and tokens.
+        norm_eps: epsilon of a Swin's LayerNorms, where it should differ from timm's 1e-5; other trunks keep theirs.
         mean, std: of the inputs, one number a channel; ImageNet's when left out. interpolation: how they are resized.
         kwargs: anything else timm's model takes.
 
@@ -69,6 +79,8 @@ def build(
     if found:
         raise BadSettings(found)
     arch, made = resolve(name, size, patch, window, channels, kwargs)
+    if norm_eps is not None and family(arch) == "swin":
+        made["norm_eps"] = norm_eps
     inputs = input_spec(size, channels, mean, std, interpolation)
     encoder = assemble(name, arch, made, norm_before_mlp, inputs, pretrained=pretrained)
     if drop_path and not blocks_with_drop_path(encoder):
@@ -95,6 +107,8 @@ def assemble(
         trunk.maxpool = nn.Identity()
     if not pretrained and getattr(trunk, "cls_token", None) is not None:
         nn.init.trunc_normal_(trunk.cls_token, std=0.02)  # as published for DeiT; timm now draws it with 1e-6
+    if "norm_eps" in made:
+        set_norm_eps(trunk, made["norm_eps"])
     if norm_before_mlp == "bn":
         _batch_norm_before_mlp(trunk, name)
     encoder = Encoder(trunk, name=name, arch=arch, kwargs=made, norm=norm_before_mlp, inputs=inputs)
@@ -144,11 +158,18 @@ def resolve(
         made["patch_size"] = patch
     if window is not None:
         made["window_size"] = window
-    if family(arch) != "other" or getattr(timm.get_pretrained_cfg(arch), "fixed_input_size", False):
+    if family(arch) in ("swin", "vit") or getattr(timm.get_pretrained_cfg(arch), "fixed_input_size", False):
         made["img_size"] = size
     if channels != 3:
         made["in_chans"] = channels
     return arch, made
+
+
+def set_norm_eps(trunk: nn.Module, eps: float) -> None:
+    """Of every LayerNorm, in place."""
+    for part in trunk.modules():
+        if isinstance(part, nn.LayerNorm):
+            part.eps = eps
 
 
 def _batch_norm_before_mlp(trunk: nn.Module, name: str) -> None:

@@ -9,15 +9,16 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from tacit.encoders.cvt import CvT
 from tacit.views import Inputs
 
 
 class Encoder(nn.Module):
     """A trunk without a classifier.
 
-    `encoder(x)` [B, C, H, W] -> [B, width]: the mean of the tokens after the last norm for Swin, the class token for
-    ViT and DeiT, and timm's own pooling for other trunks. `can` says what else it does: "tokens", "stages", "cls",
-    "mask_tokens" (a mask token may take a patch's place), "drop_tokens" (it runs on some of the tokens).
+    `encoder(x)` [B, C, H, W] -> [B, width]: the mean of the tokens after the last norm for Swin and CvT, the class
+    token for ViT and DeiT, and timm's own pooling for other trunks. `can` says what else it does: "tokens", "stages",
+    "cls", "mask_tokens" (a mask token may take a patch's place), "drop_tokens" (it runs on some of the tokens).
     """
 
     def __init__(self, trunk: nn.Module, *, name: str, arch: str, kwargs: dict[str, Any], norm: str, inputs: Inputs):
@@ -43,18 +44,27 @@ class Encoder(nn.Module):
     @property
     def feature(self) -> str:
         """What `forward` returns, in words."""
-        if isinstance(self.trunk, SwinTransformer):
+        if isinstance(self.trunk, SwinTransformer | CvT):
             return "mean of the tokens after the last norm"
         if "cls" in self.can and getattr(self.trunk, "global_pool", "") == "token":
             return "class token after the last norm"
         return "timm's pooled feature"
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.trunk(x)
+    def forward(self, x: Tensor, with_tokens: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        if not with_tokens:
+            return self.trunk(x)
+        y = self.trunk.forward_features(x)
+        return self.trunk.forward_head(y), self._rows(y)
 
     def tokens(self, x: Tensor) -> Tensor:
         """Patch tokens after the last norm, row by row: [B, C, H, W] -> [B, N, D]."""
-        y = self.trunk.forward_features(x)
+        return self._rows(self.trunk.forward_features(x))
+
+    def features_and_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward(x)` [B, width] and `tokens(x)` [B, N, D], both exactly, from one pass."""
+        return self(x, with_tokens=True)  # a call of the module, which torch.compile and hooks see
+
+    def _rows(self, y: Tensor) -> Tensor:
         if y.ndim == 3:
             return y[:, getattr(self.trunk, "num_prefix_tokens", 0) :]
         if getattr(self.trunk, "output_fmt", "NCHW") != "NHWC":

@@ -12,9 +12,9 @@ from timm.models._registry import model_entrypoint
 
 
 def family(arch: str) -> str:
-    """ "swin" and "vit" are known by their arithmetic; "other" is tried out."""
+    """ "swin" and "vit" are known by their arithmetic; "cvt" and "other" are tried out."""
     module = model_entrypoint(arch).__module__.rsplit(".", 1)[-1]
-    return {"swin_transformer": "swin", "vision_transformer": "vit", "deit": "vit"}.get(module, "other")
+    return {"swin_transformer": "swin", "vision_transformer": "vit", "deit": "vit", "cvt": "cvt"}.get(module, "other")
 
 
 def geometry_problems(name: str, arch: str, size: int, made: dict[str, Any]) -> list[str]:
@@ -22,9 +22,9 @@ def geometry_problems(name: str, arch: str, size: int, made: dict[str, Any]) -> 
     kind = family(arch)
     patch = made.get("patch_size") or _number(arch, "patch", 4 if kind == "swin" else 16)
     found = []
-    if kind != "swin" and "window_size" in made:
+    if kind not in ("swin", "cvt") and "window_size" in made:
         found.append(f"window = {made['window_size']}: {name} has no attention windows; leave it out or take a Swin.")
-    if kind == "other":
+    if kind in ("other", "cvt"):
         if "patch_size" in made:
             found.append(f"patch = {patch}: the patch size of {name} cannot be chosen; leave it out.")
         return found or _tried(name, arch, size, made)
@@ -46,7 +46,7 @@ def crop_problems(name: str, arch: str, made: dict[str, Any], size: int, setting
     """Why small crops of `size` cannot go through a trunk that takes any size: they are cut into whole patches."""
     kind = family(arch)
     patch = made.get("patch_size") or _number(arch, "patch", 4 if kind == "swin" else 16)
-    if kind == "other" or (size >= patch and size % patch == 0):
+    if kind in ("other", "cvt") or (size >= patch and size % patch == 0):
         return []
     where = f"{size} = {size // patch} x {patch} + {size % patch}"
     return [f"{setting} = {size}: must be a multiple of the patch size of {name}; {where}. Set {_near(size, patch)}."]
@@ -54,7 +54,7 @@ def crop_problems(name: str, arch: str, made: dict[str, Any], size: int, setting
 
 def timm_arguments(made: dict[str, Any]) -> dict[str, Any]:
     """What of an encoder's arguments is timm's; the rest is done to what timm makes."""
-    return {name: value for name, value in made.items() if name != "small_stem"}
+    return {name: value for name, value in made.items() if name not in ("small_stem", "norm_eps")}
 
 
 def _swin_shape(arch: str, made: dict[str, Any]) -> tuple[int, int]:

@@ -9,10 +9,19 @@ import torch
 from torch import Tensor
 
 
-def by_size(encode: Callable[[Tensor], Tensor], images: Sequence[Tensor]) -> list[Tensor]:
-    """`encode` over consecutive images of equal size at once: V x [B, C, H_v, W_v] -> V x [B, …], in the same order."""
-    found: list[Tensor] = []
+def by_size(
+    encode: Callable[[Tensor], Tensor | tuple[Tensor, ...]], images: Sequence[Tensor]
+) -> list[Tensor] | list[tuple[Tensor, ...]]:
+    """`encode` over consecutive images of equal size at once: V x [B, C, H_v, W_v] -> V x [B, …], in the same order.
+
+    Where `encode` gives several tensors [B, …], V x as many.
+    """
+    found: list = []
     for _, group in groupby(images, key=lambda x: x.shape[-2:]):
         group = list(group)
-        found += encode(torch.cat(group)).chunk(len(group))
+        out = encode(torch.cat(group))
+        if isinstance(out, tuple):
+            found += zip(*(part.chunk(len(group)) for part in out), strict=True)
+        else:
+            found += out.chunk(len(group))
     return found

@@ -15,7 +15,7 @@ from tacit.encoders.encoder import Encoder
 from tacit.errors import UsageError
 
 
-def any_size(encoder: Encoder, *, mask_padding: bool = True) -> Encoder:
+def any_size(encoder: Encoder, *, mask_padding: bool = True, shift_as_built: bool = False) -> Encoder:
     """A copy of `encoder` that takes any [B, C, H, W] whose sides are multiples of `step(encoder)`.
 
     A ViT's position embeddings are interpolated (bicubic) to the grid. A Swin keeps its windows and tables; grids that
@@ -25,6 +25,9 @@ def any_size(encoder: Encoder, *, mask_padding: bool = True) -> Encoder:
     Args:
         mask_padding: padding takes no part in a Swin's attention, so that nothing a pre-training never saw does.
             False is the official code's way, where it does.
+        shift_as_built: a Swin's windows shift at every size where they do at the encoder's own, though a smaller grid
+            may fit into one window; the shift then splits that window. EsViT's official code does so (stage 3 of crops
+            of 96 pixels). Otherwise they shift wherever there are several.
 
     Raises:
         UsageError: a ViT whose patches are not a plain convolution.
@@ -44,6 +47,7 @@ def any_size(encoder: Encoder, *, mask_padding: bool = True) -> Encoder:
             if isinstance(block, SwinTransformerBlock):
                 block.__class__ = _AnyGrid
                 block.mask_padding = mask_padding
+                block.shift_as_built = shift_as_built
                 block.attn_mask = None  # of the size it was built for
     return made
 
@@ -65,14 +69,18 @@ class _AnyGrid(SwinTransformerBlock):
     """timm's block, which pads after the shift and so puts its mask in the wrong place on a grid that needs padding."""
 
     mask_padding: bool
+    shift_as_built: bool
 
     def _attn(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
         window = self.window_size
         x = F.pad(x, (0, 0, 0, -width % window[1], 0, -height % window[0]))
         full = x.shape[1:3]
-        shifted = any(self.target_shift_size)
-        shift = [w // 2 if shifted and n > w else 0 for n, w in zip(full, window, strict=True)]
+        if self.shift_as_built:
+            shift = list(self.shift_size)
+        else:
+            shifted = any(self.target_shift_size)
+            shift = [w // 2 if shifted and n > w else 0 for n, w in zip(full, window, strict=True)]
         if any(shift):
             x = torch.roll(x, (-shift[0], -shift[1]), (1, 2))
         mask = self._mask(full, (height, width), shift, x)

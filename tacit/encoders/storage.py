@@ -108,10 +108,11 @@ def _config(path: Path) -> dict[str, Any]:
 
 def _named(name: str, *, pretrained: bool) -> Encoder:
     arch, changes = SMALL.get(name, (name, {}))
+    published = timm.get_pretrained_cfg(arch)
+    if pretrained and (changes or not published.has_weights):
+        ours = "is our own and " if name in SMALL else ""
+        raise UsageError(f"{name} {ours}has no published weights. Give a run folder, or {name}:random.")
     if not changes:
-        published = timm.get_pretrained_cfg(arch)
-        if pretrained and not published.has_weights:
-            raise UsageError(f"timm has no published weights of {name}. Give a run folder, or {name}:random.")
         encoder = build(name, size=published.input_size[-1], pretrained=pretrained)
         encoder.inputs = replace(
             encoder.inputs,
@@ -121,8 +122,6 @@ def _named(name: str, *, pretrained: bool) -> Encoder:
             crop=published.crop_pct,
         )
         return encoder
-    if pretrained:
-        raise UsageError(f"{name} is our own and has no published weights. Give a run folder, or {name}:random.")
     return build(name, size=32)
 
 

@@ -10,6 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from tacit.encoders import Encoder
+from tacit.encoders.cvt import CvT
 from tacit.errors import BadSettings, Unknown
 
 CHOICES = {
@@ -55,7 +56,7 @@ def blocks(encoder: Encoder) -> list[nn.Module]:
     trunk = encoder.trunk
     if isinstance(trunk, VisionTransformer):
         return list(trunk.blocks)
-    if isinstance(trunk, SwinTransformer):
+    if isinstance(trunk, SwinTransformer | CvT):
         return [block for stage in trunk.layers for block in stage.blocks]
     return []
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import timm
 from timm.models import model_entrypoint
 
-from tacit.encoders import Encoder, write_tensors
+from tacit.encoders import SMALL, Encoder, set_norm_eps, write_tensors
 from tacit.errors import UsageError
-from tacit.run import write_json
+from tacit.run import read_json, write_json
 
 
 def write(encoder: Encoder, folder: Path) -> None:
@@ -26,7 +26,8 @@ def write(encoder: Encoder, folder: Path) -> None:
             "architecture": encoder.arch.partition(".")[0],  # without timm's tag of the published weights
             "num_classes": 0,
             "num_features": encoder.width,
-            "model_args": encoder.kwargs,
+            "model_args": _arguments(encoder),
+            "norm_eps": encoder.kwargs.get("norm_eps"),  # which timm has no argument for
             "pretrained_cfg": _weights_card(encoder),
         },
     )
@@ -49,19 +50,33 @@ def _weights_card(encoder: Encoder) -> dict:
 
 
 def read(folder: Path):
-    return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    if eps := read_json(folder / "config.json")["norm_eps"]:
+        set_norm_eps(model, eps)
+    return model
 
 
 def usage(encoder: Encoder) -> str:
     i = encoder.inputs
-    arguments = "".join(f", {name}={value!r}" for name, value in encoder.kwargs.items())
+    arguments = "".join(f", {name}={value!r}" for name, value in _arguments(encoder).items())
+    features = f"features = encoder(torch.zeros(1, {i.channels}, {i.size}, {i.size}))"
+    if eps := encoder.kwargs.get("norm_eps"):
+        features = f"""for norm in encoder.modules():  # which timm makes with 1e-5
+    if isinstance(norm, torch.nn.LayerNorm):
+        norm.eps = {eps}
+{features}"""
     return f"""import timm, torch
 encoder = timm.create_model("local-dir:.", pretrained=True).eval()
-features = encoder(torch.zeros(1, {i.channels}, {i.size}, {i.size}))
+{features}
 ```
 
 Or from the weights alone:
 
 ```python
 encoder = timm.create_model({encoder.arch!r}, checkpoint_path="model.safetensors", num_classes=0{arguments}).eval()
-features = encoder(torch.zeros(1, {i.channels}, {i.size}, {i.size}))"""
+{features}"""
+
+
+def _arguments(encoder: Encoder) -> dict:
+    """Those that timm's model takes."""
+    return {name: value for name, value in encoder.kwargs.items() if name != "norm_eps"}

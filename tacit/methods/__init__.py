@@ -15,6 +15,7 @@ METHODS = {
     "dino": "tacit.methods.image.dino:DINO",
     "simclr_v2": "tacit.methods.image.simclr_v2:SimCLRv2",
     "simclr_v2_distil": "tacit.methods.image.simclr_v2_distil:SimCLRv2Distillation",
+    "esvit": "tacit.methods.image.esvit:EsViT",
 }
 
 

@@ -2,10 +2,11 @@ from tacit.objectives.clustering import assignment_entropy, sinkhorn
 from tacit.objectives.contrastive import batch_info_nce, info_nce, nt_xent
 from tacit.objectives.decorrelation import covariance, invariance, variance
 from tacit.objectives.distillation import across_views, sharpen, soft_cross_entropy
-from tacit.objectives.regions import best_match, region_cross_entropy
+from tacit.objectives.regions import across_regions, best_match, region_cross_entropy
 from tacit.objectives.regression import normalised_mse
 
 __all__ = [
+    "across_regions",
     "across_views",
     "assignment_entropy",
     "batch_info_nce",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from tacit.objectives.distillation import soft_cross_entropy
 
 
 @torch.no_grad()
@@ -38,3 +42,35 @@ def region_cross_entropy(targets: Tensor, logits: Tensor, index: Tensor, tempera
     with torch.autocast(logits.device.type, enabled=False):
         matched = targets.detach().float().take_along_dim(index[..., None], dim=1)  # [B, T_v, K]
         return F.cross_entropy(logits.float().flatten(0, 1) / temperature, matched.flatten(0, 1))
+
+
+def across_regions(
+    targets: Sequence[Tensor],
+    teachers: Sequence[Tensor],
+    logits: Sequence[Tensor],
+    students: Sequence[Tensor],
+    temperature: float,
+) -> Tensor:
+    """The region-level loss of EsViT over all pairs of different views (Li et al. 2022, the region-level task).
+
+    The mean over the pairs (i, v), v != i, of `region_cross_entropy(targets[i], logits[v], best_match(students[v],
+    teachers[i]))`; as in `across_views`, each view meets the sum of its targets.
+
+    Args:
+        targets: G x [B, T_i, K], distributions of the teacher's regions.
+        teachers: G x [B, T_i, D], the features of these regions.
+        logits: V x [B, T_v, K], of the student's regions; the first G are of the very crops of the targets. Views may
+            have different numbers of regions, and count alike.
+        students: V x [B, T_v, D], the features of these regions; no gradient reaches them, nor the teacher's.
+        temperature: divides the logits.
+    """
+    total, pairs = 0.0, 0
+    for v, (view, features) in enumerate(zip(logits, students, strict=True)):
+        others = [i for i in range(len(targets)) if i != v]
+        if not others:  # the only target's own crop predicts nothing
+            continue
+        index = [best_match(features, teachers[i])[..., None] for i in others]
+        wanted = sum(targets[i].detach().take_along_dim(at, dim=1) for i, at in zip(others, index, strict=True))
+        total = total + soft_cross_entropy(wanted.flatten(0, 1), view.flatten(0, 1), temperature)
+        pairs += len(others)
+    return total / pairs

@@ -43,12 +43,30 @@ def test_pooled_features_are_the_mean_token_of_swin_and_the_class_token_of_vit()
     assert {"tokens", "stages", "mask_tokens"} <= swin.can & vit.can
 
 
+@pytest.mark.parametrize("name", ["swin_mini", "vit_mini", "resnet_mini", "cvt_mini", "convnext_atto"])
+def test_feature_and_tokens_come_from_one_pass(name):
+    encoder = encoders.build(name, size=32).eval()
+    x, passes = torch.randn(2, 3, 32, 32), []
+    encoder.register_forward_hook(lambda *_: passes.append(1))
+    pooled, tokens = encoder.features_and_tokens(x)
+    assert len(passes) == 1
+    assert torch.equal(pooled, encoder(x))
+    assert torch.equal(tokens, encoder.tokens(x))
+
+
+def test_the_epsilon_of_a_swin_is_a_choice_and_others_keep_theirs():
+    swin, vit, cvt = (encoders.build(name, size=32, norm_eps=1e-3) for name in ("swin_mini", "vit_mini", "cvt_mini"))
+    found = [{m.eps for m in e.modules() if isinstance(m, nn.LayerNorm)} for e in (swin, vit, cvt)]
+    assert found == [{1e-3}, {1e-6}, {1e-5}]
+    assert {m.eps for m in encoders.build("swin_mini", size=32).modules() if isinstance(m, nn.LayerNorm)} == {1e-5}
+
+
 def test_stage_maps_halve_and_widen():
     maps = encoders.build("swin_mini", size=32).stages(torch.randn(1, 3, 32, 32))
     assert [tuple(m.shape) for m in maps] == [(1, 32, 16, 16), (1, 64, 8, 8), (1, 128, 4, 4)]
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "mobilenetv3_small_050"])
+@pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "mobilenetv3_small_050", "cvt_mini"])
 def test_any_timm_name_keeps_the_protocol(name):
     encoder = encoders.build(name, size=48, channels=2).eval()
     x = torch.randn(2, 2, 48, 48)

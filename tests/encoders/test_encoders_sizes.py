@@ -137,3 +137,38 @@ def test_padding_is_right_and_below():
     assert padded.shape == (1, 2, 8, 8)
     assert padded[..., :5, :].eq(1).all()
     assert padded[..., 5:, :].eq(0).all()
+
+
+def sines(encoder) -> None:
+    """Weights that are the same everywhere and on every machine; those of norms near one."""
+    with torch.no_grad():
+        for k, (name, p) in enumerate(sorted(encoder.trunk.named_parameters())):
+            x = torch.sin(torch.arange(p.numel(), dtype=torch.float64) * 1.7 + k).float().view(p.shape)
+            norm = ("norm" in name or ".bn." in name) and name.endswith("weight")
+            p.copy_(1 + 0.2 * x if norm else 0.3 * x)
+
+
+@pytest.mark.parametrize(
+    ("size", "square", "first", "last"),
+    [
+        (56, 0.8636274337768555, (-1.667434, 0.392152, 0.737885), (-1.637207, 0.339941, 0.765454)),
+        (24, 0.8560114502906799, (-1.667566, 0.343741, 0.805484), (-1.642191, 0.224219, 0.924757)),
+    ],
+)
+def test_the_golden_features_of_the_official_swin_of_esvit(size, square, first, last):
+    """As at 224 and 96 pixels, windows of 7 fill grids of 28, 14 and 7, and grids of 12, 6 and 3 only with padding."""
+    shape = {"patch": 2, "window": 7, "embed_dim": 8, "depths": (2, 2, 2), "num_heads": (1, 2, 4)}
+    built = encoders.build("swin_tiny", size=56, norm_eps=1e-6, **shape).eval()
+    sines(built)
+    x = torch.sin(torch.arange(2 * 3 * size**2, dtype=torch.float64) * 0.37).float().view(2, 3, size, size)
+    pooled, tokens = any_size(built, mask_padding=False, shift_as_built=True).features_and_tokens(x)
+    assert tokens.shape == (2, 49 if size == 56 else 9, 32)
+    assert pooled.square().mean().item() == pytest.approx(square, rel=1e-5)
+    assert pooled[0, :3].tolist() == pytest.approx(first, abs=2e-5)
+    assert tokens[1, -1, :3].tolist() == pytest.approx(last, abs=2e-5)
+    if size == 56:  # without padding it is the plain Swin
+        torch.testing.assert_close(pooled, built(x))
+    else:
+        for others in ({"shift_as_built": False}, {"shift_as_built": True, "mask_padding": True}):
+            made = any_size(built, **{"mask_padding": False} | others)
+            assert (made(x) - pooled).abs().max() > 1e-3

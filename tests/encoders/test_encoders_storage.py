@@ -8,6 +8,8 @@ from tacit.errors import DataError, Unknown, UsageError
 
 CHOICES = {
     "swin": ("swin_mini", {"size": 16, "window": 2, "channels": 1}),
+    "swin-eps": ("swin_mini", {"size": 16, "norm_eps": 1e-2, "depths": (1, 1), "num_heads": (1, 2)}),
+    "cvt": ("cvt_mini", {"size": 16, "window": 3, "depths": (1, 1, 1)}),
     "swin-bn": ("swin_mini", {"size": 16, "norm_before_mlp": "bn", "depths": (1, 1), "num_heads": (1, 2)}),
     "vit": ("vit_mini", {"size": 12, "patch": 3, "channels": 5, "depth": 1}),
     "resnet": ("resnet_mini", {"size": 16}),
@@ -65,6 +67,8 @@ def test_names_load_without_weights_when_asked_to():
     assert resnet.inputs.interpolation == "bicubic"
     with pytest.raises(UsageError, match="swin_mini is our own and has no published weights"):
         encoders.load("swin_mini")
+    with pytest.raises(UsageError, match="cvt_13_esvit is our own and has no published weights"):
+        encoders.load("cvt_13_esvit")
 
 
 def test_published_weights_that_cannot_be_fetched_are_named(monkeypatch):

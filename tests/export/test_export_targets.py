@@ -53,6 +53,28 @@ def test_every_target_gives_the_same_features_and_its_readme_says_how(to, name, 
     assert len(blocks) == (2 if to == "timm" else 1)
 
 
+@pytest.mark.parametrize("to", ["timm", "torch"])
+def test_the_epsilon_of_the_norms_goes_along(to, tmp_path, monkeypatch):
+    encoder = small("swin_mini", norm_eps=0.3).eval()
+    assert export(encoder, to, tmp_path / "out")["difference"] <= 1e-5
+    monkeypatch.chdir(tmp_path / "out")
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.S):
+        exec(block, names)
+        torch.testing.assert_close(names["features"], encoder(zeros(encoder)), atol=1e-4, rtol=1e-4)
+    if to != "torch":
+        back = encoders.load(tmp_path / "out")
+        torch.testing.assert_close(back(zeros(encoder)), encoder(zeros(encoder)))
+
+
+@pytest.mark.parametrize("to", ["torch", "onnx"])
+def test_a_cvt_is_exported_as_a_program_and_timm_has_none(to, tmp_path):
+    encoder = encoders.build("cvt_mini", size=16, depths=(1, 1, 1)).eval()
+    assert export(encoder, to, tmp_path / "out")["difference"] <= 1e-4
+    with pytest.raises(UsageError, match="timm has no cvt_13_esvit, which is our own"):
+        export(encoder, "timm", tmp_path / "timm")
+
+
 @pytest.mark.parametrize("name", ["swin_mini", "vit_mini"])
 @pytest.mark.parametrize("to", ["timm", "transformers"])
 def test_what_other_libraries_hold_comes_back(to, name, tmp_path):

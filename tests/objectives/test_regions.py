@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tacit.objectives import across_views, best_match, region_cross_entropy, sharpen, soft_cross_entropy
+from tacit.objectives import across_regions, across_views, best_match, region_cross_entropy, sharpen, soft_cross_entropy
 
 
 def wave(*shape: int, phase: float = 0.0) -> Tensor:
@@ -58,14 +58,25 @@ def test_the_golden_value_of_the_official_esvit_loss():
     view_targets = sharpen(wave(4, 7, phase=1.0), 0.04).chunk(2)
     targets = [x.view(2, 4, 7) for x in sharpen(wave(16, 7, phase=0.2), 0.04).chunk(2)]
     teachers = [x.view(2, 4, 6) for x in wave(16, 6, phase=0.9).chunk(2)]
+    found = across_regions(targets, teachers, logits, features, 0.1)
+    value = 0.5 * across_views(view_targets, view_logits, 0.1) + 0.5 * found
+    assert value.item() == pytest.approx(10.463187217712402, rel=1e-6)
+
+
+@pytest.mark.parametrize("given", [1, 2])
+def test_over_pairs_it_is_the_mean_of_the_pairs(given):
+    counts = [4, 4, 2, 1]
+    logits, students = ([wave(3, n, d, phase=d + n) for n in counts] for d in (5, 6))
+    targets = [sharpen(wave(3, 4, 5, phase=i), 0.1) for i in range(given)]
+    teachers = [wave(3, 4, 6, phase=2 + i) for i in range(given)]
     found = [
-        region_cross_entropy(targets[i], logits[v], best_match(features[v], teachers[i]), 0.1)
-        for i in range(2)
-        for v in range(5)
+        region_cross_entropy(targets[i], logits[v], best_match(students[v], teachers[i]), 0.1)
+        for i in range(given)
+        for v in range(4)
         if v != i
     ]
-    value = 0.5 * across_views(view_targets, view_logits, 0.1) + 0.5 * sum(found) / len(found)
-    assert value.item() == pytest.approx(10.463187217712402, rel=1e-6)
+    assert len(found) == given * 3
+    torch.testing.assert_close(across_regions(targets, teachers, logits, students, 0.1), sum(found) / len(found))
 
 
 def test_no_gradient_reaches_features_or_targets():
@@ -73,4 +84,6 @@ def test_no_gradient_reaches_features_or_targets():
     targets, logits = wave(2, 5, 6).softmax(-1).requires_grad_(), wave(2, 3, 6).requires_grad_()
     region_cross_entropy(targets, logits, best_match(zs, zt), 0.1).backward()
     assert logits.grad.abs().sum() > 0
+    assert zs.grad is zt.grad is targets.grad is None
+    across_regions([targets, targets], [zt, zt], [logits, logits], [zs, zs], 0.1).backward()
     assert zs.grad is zt.grad is targets.grad is None

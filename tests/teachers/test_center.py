@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from tacit.teachers import Center
+from tacit.teachers import Center, TaughtHead
 
 
 def wave(*shape: int, phase: float = 0.0) -> torch.Tensor:
@@ -43,3 +43,17 @@ def test_it_stays_float32_without_gradient_and_is_in_the_state():
     other = Center(3)
     other.load_state_dict(center.state_dict())
     assert torch.equal(other.center, center.center)
+
+
+def test_a_taught_head_follows_after_the_step():
+    torch.manual_seed(0)
+    head = TaughtHead(torch.nn.Linear(3, 4), 4, center_momentum=0.5)
+    before = head.teacher.weight.clone()
+    assert not head.teacher.weight.requires_grad
+    assert torch.equal(before, head.student.weight)
+    with torch.no_grad():
+        head.student.weight.add_(1.0)
+    logits = [torch.randn(2, 5, 4), torch.randn(2, 5, 4)]
+    head.follow(logits, 0.9)
+    torch.testing.assert_close(head.teacher.weight, before + 0.1)
+    torch.testing.assert_close(head.center, 0.5 * torch.cat(logits).mean((0, 1))[None])

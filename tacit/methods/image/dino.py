@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tacit import encoders
 from tacit.engine import Method, Progress, Recipe, Step
-from tacit.engine.schedules import cosine
+from tacit.engine.schedules import by_epoch, cosine
 from tacit.heads import PrototypeHead
 from tacit.objectives import across_views, sharpen
 from tacit.settings import again, setting
@@ -59,10 +59,9 @@ class Settings(Recipe):
 
 
 def teacher_temperature(s: Settings, progress: Progress) -> float:
-    """Linear over whole epochs, then constant."""
-    start, end, epochs = s.teacher_temperature_start, s.teacher_temperature, s.teacher_temperature_epochs
-    epoch = int(progress.epoch)
-    return start + epoch * (end - start) / max(epochs - 1, 1) if epoch < epochs else end
+    return by_epoch(
+        progress.epoch, s.teacher_temperature_start, s.teacher_temperature, s.teacher_temperature_epochs
+    )  # fmt: skip
 
 
 class DINO(Method):

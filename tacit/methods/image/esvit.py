@@ -1,0 +1,180 @@
+"""EsViT: Efficient Self-supervised Vision Transformers for Representation Learning (Li et al. 2021, arXiv 2106.09785).
+
+DINO's self-distillation on transformers of several stages, whose windows make them cheap and blur which region of one
+view is which of another. A second loss brings that back: each region of the student takes the teacher's most similar
+region of another view of the image, and imitates its distribution over prototypes of regions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tacit import encoders
+from tacit.engine import Method, Progress, Recipe, Step
+from tacit.engine.schedules import by_epoch, cosine
+from tacit.heads import PrototypeHead
+from tacit.objectives import across_regions, across_views, sharpen
+from tacit.settings import again, setting
+from tacit.teachers import TaughtHead, ema_update, momentum_copy
+from tacit.views import Crop, multi_crop
+
+
+@dataclass(frozen=True)
+class Settings(Recipe):
+    lr: float = again(Recipe, "lr", 5e-4)
+    lr_batch: int = again(Recipe, "lr_batch", 256)
+    lr_scaling: str = again(Recipe, "lr_scaling", "linear_peak")
+    lr_warmup: float = again(Recipe, "lr_warmup", 0.0)
+    lr_end: float = again(Recipe, "lr_end", 1e-6)
+    warmup_epochs: float = again(Recipe, "warmup_epochs", 10.0)
+    warmup_inclusive: bool = again(Recipe, "warmup_inclusive", True)
+    weight_decay: float = again(Recipe, "weight_decay", 0.04)
+    weight_decay_end: float | None = again(Recipe, "weight_decay_end", 0.4)
+    clip: float | None = again(Recipe, "clip", 3.0)
+    clip_by: str = again(Recipe, "clip_by", "tensor")
+
+    region: bool = setting(True, "the region loss beside that of the views; without it, DINO on these encoders")
+    region_weight: float = setting(0.5, "of the region loss; the views have the rest", low=0, high=1)
+    region_from: float = setting(0.0, "epochs of the view loss alone before; of some released models 180 to 200", low=0)
+    local_crops: tuple[int, ...] = setting((8,), "small crops beside the two large ones, of each size", low=0)
+    local_size: tuple[int, ...] = setting((96,), "sides of the small crops, in pixels", low=4)
+    global_area: tuple[float, float] = setting((0.4, 1.0), "shares of the image's area a large crop holds", low=0.001)
+    local_area: tuple[float, float] = setting((0.05, 0.4), "shares of the image's area a small crop holds", low=0.001)
+    blur_sigma: tuple[float, float] = setting((0.1, 2.0), "range of the Gaussian blur's radius, in pixels", low=0)
+    prototypes: int = setting(65536, "outputs of each head", low=2)
+    hidden: int = setting(2048, "hidden width of the heads", low=1)
+    bottleneck: int = setting(256, "width of the embeddings that are compared with prototypes", low=1)
+    norm_last_layer: bool = setting(False, "prototypes keep length 1; more stable and a little worse")
+    freeze_last_layer: float = setting(1.0, "epochs in which the student's prototypes stay as they are", low=0)
+    norm_eps: float = setting(1e-6, "epsilon of a Swin's LayerNorms; other trunks keep theirs", low=0)
+    drop_path: float = setting(0.1, "stochastic depth of the student's last block", low=0, high=0.99)
+    student_temperature: float = setting(0.1, "divides the student's logits", low=1e-3)
+    teacher_temperature: float = setting(0.07, "divides the teacher's logits, once warm", low=1e-3)
+    teacher_temperature_start: float = setting(0.04, "the same in the first epoch", low=1e-3)
+    teacher_temperature_epochs: int = setting(30, "epochs in which it goes from one to the other", low=0)
+    centering: bool = setting(True, "subtract the running means of the teacher's logits; without them, it collapses")
+    center_momentum: float = setting(0.9, "of these means", low=0, high=1)
+    momentum: float = setting(0.996, "of the teacher at the first step; rises to 1 by a cosine", low=0, high=1)
+
+
+class EsViT(Method):
+    title = "EsViT"
+    paper = (
+        "Li et al. 2021, Efficient Self-supervised Vision Transformers for Representation Learning, arXiv 2106.09785"
+    )
+    modality = "image"
+    family = "distillation"
+    Settings = Settings
+    presets = {
+        "paper": Settings(),
+        # For some thousand small images on one CPU or GPU, the mechanism whole, on windows, which it is for: 16 and 4
+        # regions. A thousandth of the paper's steps: small batches for more of them, a teacher that follows within a
+        # hundred, a short warm-up, a higher rate, no rising temperature, prototypes of length 1. A 64th of the
+        # prototypes and narrow heads for a narrow encoder; small crops of half the side.
+        "small": Settings(
+            encoder="swin_mini", size=32, epochs=20, warmup_epochs=1, batch_size=64, lr=2e-3, local_crops=(4,),
+            local_size=(16,), prototypes=1024, hidden=256, bottleneck=64, momentum=0.99, drop_path=0.05,
+            teacher_temperature=0.04, teacher_temperature_epochs=0, norm_last_layer=True, blur_sigma=(0.1, 1.0),
+            local_area=(0.1, 0.4),
+        ),
+    }  # fmt: skip
+    tiny = {"local_size": (8,), "prototypes": 32, "hidden": 32, "bottleneck": 16, "freeze_last_layer": 0.1}
+
+    @classmethod
+    def problems(cls, s: Settings) -> list[str]:
+        if len(s.local_crops) != len(s.local_size):
+            return [f"local_size = {s.local_size}: must be one size for each of local_crops = {s.local_crops}."]
+        return [problem for size in s.local_size for problem in encoders.crop_problems(s.encoder, size, s.patch)]
+
+    def __init__(self, s: Settings):
+        super().__init__()
+        self.s = s
+        encoder = encoders.build(
+            s.encoder, size=s.size, channels=s.channels, patch=s.patch, window=s.window, drop_path=s.drop_path,
+            norm_eps=s.norm_eps, interpolation="bicubic",
+        )  # fmt: skip
+        self.encoder = encoders.any_size(encoder, mask_padding=False, shift_as_built=True)
+        # The teacher stays in train mode: a BatchNorm inside normalises by its own batch.
+        self.teacher = encoders.set_drop_path(momentum_copy(self.encoder), 0.0)
+        self.view_head = self.new_head()
+        self.region_head = self.new_head() if s.region else None
+
+    def new_head(self) -> TaughtHead:
+        s, width = self.s, self.encoder.width
+        head = PrototypeHead(
+            width, s.prototypes, hidden=s.hidden, bottleneck=s.bottleneck, norm_last_layer=s.norm_last_layer
+        )
+        return TaughtHead(head, s.prototypes, s.center_momentum)
+
+    @property
+    def handed_over(self) -> encoders.Encoder:
+        return self.teacher
+
+    def views(self) -> list[Crop]:
+        s = self.s
+        return multi_crop(self.encoder.inputs, s.local_crops, s.local_size, s.global_area, s.local_area, s.blur_sigma)
+
+    def after_init(self) -> None:
+        ema_update(self.teacher, self.encoder, 0.0)
+
+    def momentum(self, progress: Progress) -> float:
+        return cosine(progress.step, progress.steps, self.s.momentum, 1.0)
+
+    def targets(self, logits: Tensor, center: Tensor, progress: Progress) -> tuple[Tensor, Tensor]:
+        """Of the two large crops, from the teacher's logits [2 B, …, K]."""
+        s = self.s
+        start, end, epochs = s.teacher_temperature_start, s.teacher_temperature, s.teacher_temperature_epochs
+        return sharpen(logits, by_epoch(progress.epoch, start, end, epochs), center if s.centering else None).chunk(2)
+
+    def with_regions(self, progress: Progress) -> bool:
+        return self.s.region and progress.epoch >= self.s.region_from
+
+    def loss(self, views: list[dict[str, Tensor]], progress: Progress) -> Step:
+        images, s, head = [view["image"] for view in views], self.s, self.view_head  # 2 large, then the small
+        features, regions = zip(*encoders.by_size(self.encoder.features_and_tokens, images), strict=True)
+        z = head.student.embed(torch.cat(features))  # [V B, bottleneck]
+        student = head.student.last_layer(z).chunk(len(images))
+        with torch.no_grad():
+            pooled, tokens = self.teacher.features_and_tokens(torch.cat(images[:2]))  # [2 B, D], [2 B, T, D]
+            zt = head.teacher.embed(pooled)
+            logits = head.teacher.last_layer(zt)  # [2 B, K]
+        targets = self.targets(logits, head.center, progress)
+        terms = {"views": across_views(targets, student, s.student_temperature)}
+        signals = {
+            "features": features[0].detach(),
+            "embeddings": z[: len(zt)].detach(),
+            "positives": zt.roll(len(zt) // 2, 0),  # the teacher's of the other large crop
+            "targets": targets[0],
+            "view_logits": logits.mean(0, keepdim=True),
+            "momentum": torch.tensor(self.momentum(progress)),
+        }
+        if self.with_regions(progress):
+            head = self.region_head
+            student = head.student(torch.cat(regions, dim=1)).split([r.shape[1] for r in regions], dim=1)
+            with torch.no_grad():
+                logits = head.teacher(tokens)  # [2 B, T, K]
+            targets = self.targets(logits, head.center, progress)
+            of_regions = across_regions(targets, tokens.chunk(2), student, regions, s.student_temperature)
+            terms = {"views": (1 - s.region_weight) * terms["views"], "regions": s.region_weight * of_regions}
+            signals["region_logits"] = logits.mean((0, 1)).unsqueeze(0)
+        elif s.region:  # several devices wait for a gradient of every weight; `before_update` takes this one away
+            terms["regions"] = 0.0 * sum(p.sum() for p in self.region_head.parameters() if p.requires_grad)
+        return Step(terms, signals)
+
+    def before_update(self, progress: Progress) -> None:
+        heads = [self.view_head] + [self.region_head] * self.s.region
+        still = [head.student.last_layer for head in heads] if progress.epoch < self.s.freeze_last_layer else []
+        if not self.with_regions(progress):
+            still += heads[1:]
+        for parameter in (p for part in still for p in part.parameters()):
+            parameter.grad = None
+
+    def after_step(self, signals: list[dict[str, Tensor]], progress: Progress) -> None:
+        m = self.momentum(progress)
+        ema_update(self.teacher, self.encoder, m)
+        self.view_head.follow([s["view_logits"] for s in signals], m)
+        if self.with_regions(progress):
+            self.region_head.follow([s["region_logits"] for s in signals], m)
