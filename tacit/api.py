@@ -341,8 +341,7 @@ def compare(
     from tacit.evaluation import compare as compare_results
     from tacit.evaluation import latest, stored, tables
 
-    if out is not None and Path(out).suffix not in tables.FORMATS:
-        raise UsageError(f"--out {out}: must end in {', '.join(tables.FORMATS)}.")
+    tables.check_format(out)
     names = _apart([_name(run) for run in runs])
     found: dict[str, Any] = {}
     for name, run in zip(names, runs, strict=True):
@@ -359,7 +358,61 @@ def compare(
             raise UsageError(f"{name} holds no stored scores to compare. Give --data to score all of them.")
     result = compare_results(found, seed=seed)
     if out is not None:
-        write_text(out, tables.FORMATS[Path(out).suffix](result))
+        tables.write(out, *tables.parts(result))
+    return result
+
+
+def transfer(
+    what: Any,
+    data: Any,
+    protocol: str | Sequence[str] = "linear",
+    *,
+    label: str | Sequence[str] | None = None,
+    group: str | None = None,
+    out: str | os.PathLike | None = None,
+    baselines: bool = True,
+    seed: int = 0,
+    workers: int | None = None,
+    cache: bool = True,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """One table of an encoder, or several, on many labelled sets: scores, means and ranks over the sets.
+
+    Args:
+        what: whatever `evaluate` takes, or a list of several.
+        data: a folder of data sets, each of them what `evaluate` takes; or a list of sets.
+        protocol: as for `evaluate`; of each set those are run that its labels allow, so that "linear,multi_label"
+            serves a mixed list. "linear:metric=mean_per_class" (or both) is the mean of the classes' accuracies.
+        label, group: columns, of those sets that are tables.
+        out: a table to write: .md, .html, .csv or .tex.
+        baselines: with one encoder, rank it among random weights and raw inputs.
+
+    Returns:
+        As `tacit.evaluation.transfer.transfer`. Sets that cannot be scored are named in "skipped".
+
+    Raises:
+        UsageError: `data` is one set, or a protocol that is not of labels. DataError: no set could be scored.
+    """
+    from tacit.evaluation import parse, tables
+    from tacit.evaluation import transfer as over_sets
+    from tacit.evaluation.protocols import SCENES
+
+    tables.check_format(out)
+    many = list(what) if isinstance(what, list | tuple) else [what]
+    names = _apart([_name(one) for one in many])
+    asked = [parse(spec) for spec in (protocol.split(",") if isinstance(protocol, str) else protocol)]
+    for one in asked:
+        if one.name in SCENES:
+            raise UsageError(f"{one.name} has data of its own layout; ask for it by tacit evaluate.")
+    sets = over_sets.find_sets(data)
+    found = over_sets.transfer(
+        {name: _encoder(one) for name, one in zip(names, many, strict=True)}, sets, asked,
+        label=[label] if isinstance(label, str) else label, group=group, baselines=baselines and len(many) == 1,
+        seed=seed, workers=_workers(workers), cache=cache, progress=progress,
+    )  # fmt: skip
+    result = {"data": [str(path) for path in sets.values()], **found}
+    if out is not None:
+        tables.write(out, over_sets.TITLES, over_sets.table(found), over_sets.caption(found))
     return result
 
 

@@ -249,6 +249,45 @@ def compare(
 
 
 @app.command()
+def transfer(
+    what: Annotated[list[str], typer.Argument(metavar="RUN|ENCODER...", help="One or several, as for evaluate.")],
+    data: Annotated[
+        list[str], typer.Option(help="A folder of labelled data sets; or give it again for each set of a list.")
+    ],
+    protocol: Annotated[
+        str,
+        typer.Option(help="As for evaluate; of each set what its labels allow, as in linear:metric=both,multi_label."),
+    ] = "linear",
+    label: Label = None,
+    group: Group = None,
+    out: Annotated[str | None, typer.Option(help="TABLE.md, .html, .csv or .tex")] = None,
+    seed: Seed = 0,
+    workers: Workers = None,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for the next time.")] = True,
+    json: Json = False,
+) -> None:
+    """Many labelled sets in one table: scores, and means and ranks over the sets.
+
+    Example: tacit transfer runs/esvit --data sets/ --out transfer.md
+    """
+    from tacit import api
+    from tacit.evaluation import transfer as over_sets
+
+    with _bar() as progress:
+        result = api.transfer(
+            what, data if len(data) > 1 else data[0], protocol, label=_names(label), group=group, out=out, seed=seed,
+            workers=workers, cache=cache, progress=progress,
+        )  # fmt: skip
+    if json:
+        print(api.to_json(result))
+        return
+    _show_table(list(over_sets.TITLES), [list(row) for row in over_sets.table(result)])
+    print(over_sets.caption(result))
+    if out is not None:
+        print(f"Wrote {out}")
+
+
+@app.command()
 def embed(
     what: Annotated[str, typer.Argument(metavar="RUN|ENCODER", help="A run folder, an encoder folder or a timm name.")],
     data: Annotated[str, typer.Option(help="The files to embed.")],

@@ -7,8 +7,9 @@ from typing import Any
 LOWER = frozenset(["mae", "rmse", "nmad", "brier", "ece", "uniformity"])
 SHARES = frozenset(
     [
-        "top1", "accuracy", "map", "average_precision", "sensitivity", "specificity", "balanced_accuracy", "miou",
-        "pixel_accuracy", "mean_accuracy", "box_ap", "mask_ap", "jaccard", "jf_mean", "j_mean", "f_mean",
+        "top1", "mean_per_class", "accuracy", "map", "average_precision", "sensitivity", "specificity",
+        "balanced_accuracy", "miou", "pixel_accuracy", "mean_accuracy", "box_ap", "mask_ap", "jaccard", "jf_mean",
+        "j_mean", "f_mean",
     ]
 )  # fmt: skip
 

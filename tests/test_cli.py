@@ -47,7 +47,9 @@ def test_help_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("verb", ["", "pretrain", "evaluate", "compare", "embed", "export", "report", "methods"])
+@pytest.mark.parametrize(
+    "verb", ["", "pretrain", "evaluate", "compare", "transfer", "embed", "export", "report", "methods"]
+)
 def test_every_help_has_a_sentence_and_an_example(verb, tacit_):
     code, out, _ = tacit_(*([verb] if verb else []), "--help")
     assert code == 0

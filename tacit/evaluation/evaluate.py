@@ -60,7 +60,7 @@ def evaluate(
         Unknown: a protocol, option or feature that does not exist. UsageError: one that the labels do not allow.
         DataError: one class, classes that training has not, groups on both sides, an unreadable set.
     """
-    kind = _kind(train, test)
+    kind = kind_of(train, test)
     skipped: dict[str, str] = {}
     choose = list(protocols) == ["all"]
     if choose:
@@ -120,7 +120,7 @@ def evaluate(
 _SPLITS = {False: "a fifth of each class held out by seed {seed}", True: "whole groups held out by seed {seed}"}
 
 
-def _kind(train: Source, test: Source | None) -> str:
+def kind_of(train: Source, test: Source | None) -> str:
     """What is known of the records: "class", "numbers", "multi" or "none"."""
     if train.targets is not None:
         return train.targets.kind

@@ -18,27 +18,36 @@ from tacit.evaluation.retrieval import by_label
 from tacit.evaluation.task import Score, Task, random_twin
 from tacit.precision import resolved
 
+ACCURACIES = ("top1", "mean_per_class", "both")
+
 
 def run_knn(
     task: Task, *, k: tuple[int, ...] = (20,), vote: str = "weighted", temperature: float = 0.07,
-    feature: str = "pooled",
+    feature: str = "pooled", metric: str = "top1",
 ) -> list[Score]:  # fmt: skip
     """The k nearest training records vote, weighted by exp(cosine / temperature) or one vote each."""
     one_of("vote", vote, ("weighted", "majority"))
+    one_of("metric", metric, ACCURACIES)
     train, test = task.x(feature)
     tau = temperature if vote == "weighted" else None
     found = knn_sweep(train, task.train.y, test, ks=k, classes=task.classes, temperature=tau)
     said = {"feature": feature, "vote": vote} | ({"temperature": temperature} if tau else {})
-    return [task.accuracy(f"knn:k={n}" if len(k) > 1 else "knn", p, {"k": n, **said}) for n, p in found.items()]
+    return [
+        score
+        for n, p in found.items()
+        for score in task.accuracies(f"knn:k={n}" if len(k) > 1 else "knn", p, {"k": n, **said}, metric)
+    ]
 
 
-def run_linear(task: Task, *, feature: str = "pooled") -> list[Score]:
+def run_linear(task: Task, *, feature: str = "pooled", metric: str = "top1") -> list[Score]:
     """Logistic regression (L-BFGS) on standardised features, its L2 strength swept on a held-out fifth."""
+    one_of("metric", metric, ACCURACIES)
     train, test = task.x(feature)
     found, strength = logistic(
         train, task.train.y, test, classes=task.classes, seed=task.seed, parts=task.parts(task.train.y.numpy())
     )
-    return [task.accuracy("linear", found.argmax(1), {"solver": "l-bfgs", "l2": strength, "feature": feature})]
+    said = {"solver": "l-bfgs", "l2": strength, "feature": feature}
+    return task.accuracies("linear", found.argmax(1), said, metric)
 
 
 def run_linear_sgd(

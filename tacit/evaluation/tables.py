@@ -1,14 +1,20 @@
-"""A comparison as a table in Markdown, HTML, CSV or LaTeX."""
+"""What a comparison says as a table, and any table in Markdown, HTML, CSV or LaTeX."""
 
 from __future__ import annotations
 
 import csv
 import html
 import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from tacit.errors import UsageError
+from tacit.run import write_text
 from tacit.scores import interval, is_share, shown, sign
 
+Cells = Sequence[str]
 TITLES = ("protocol", "metric", "encoder", "score", "95 % interval", "to the best", "95 % interval of it", "p (Holm)")
 
 
@@ -61,48 +67,65 @@ def caption(comparison: dict[str, Any]) -> str:
     )
 
 
-def markdown(comparison: dict[str, Any]) -> str:
+def parts(comparison: dict[str, Any]) -> tuple[Cells, Sequence[Cells], str]:
+    """Its titles, rows and caption, which every format takes."""
+    return titles(comparison), rows(comparison), caption(comparison)
+
+
+def markdown(titles: Cells, rows: Sequence[Cells], caption: str) -> str:
     def line(cells) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
-    body = "\n".join(line(row) for row in rows(comparison))
-    return f"{line(titles(comparison))}\n|{'---|' * len(titles(comparison))}\n{body}\n\n{caption(comparison)}\n"
+    body = "\n".join(line(row) for row in rows)
+    return f"{line(titles)}\n|{'---|' * len(titles)}\n{body}\n\n{caption}\n"
 
 
-def html_page(comparison: dict[str, Any]) -> str:
+def html_page(titles: Cells, rows: Sequence[Cells], caption: str) -> str:
     def line(cells, tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-    body = "\n".join(line(row, "td") for row in rows(comparison))
+    body = "\n".join(line(row, "td") for row in rows)
     style = "body{font:16px sans-serif;margin:1em}td,th{padding:.2em .8em;text-align:left}div{overflow-x:auto}"
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>Comparison</title><style>{style}</style><div><table>\n"
-        f"{line(titles(comparison), 'th')}\n{body}\n</table></div>"
-        f"<p>{html.escape(caption(comparison))}</p></html>\n"
+        f"{line(titles, 'th')}\n{body}\n</table></div>"
+        f"<p>{html.escape(caption)}</p></html>\n"
     )
 
 
-def comma(comparison: dict[str, Any]) -> str:
+def comma(titles: Cells, rows: Sequence[Cells], caption: str) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(titles(comparison))
-    writer.writerows(rows(comparison))
+    writer.writerow(titles)
+    writer.writerows(rows)
     return out.getvalue()
 
 
-def latex(comparison: dict[str, Any]) -> str:
+def latex(titles: Cells, rows: Sequence[Cells], caption: str) -> str:
     special = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\^{}"}
 
     def line(cells) -> str:
         return " & ".join("".join(special.get(c, c) for c in cell) for cell in cells) + r" \\"
 
-    body = "\n".join(line(row) for row in rows(comparison))
-    said = "".join(special.get(c, c) for c in caption(comparison))
+    body = "\n".join(line(row) for row in rows)
+    said = "".join(special.get(c, c) for c in caption)
     return (
-        f"\\begin{{tabular}}{{{'l' * len(titles(comparison))}}}\n\\hline\n{line(titles(comparison))}\n"
+        f"\\begin{{tabular}}{{{'l' * len(titles)}}}\n\\hline\n{line(titles)}\n"
         f"\\hline\n{body}\n\\hline\n\\end{{tabular}}\n% {said}\n"
     )
 
 
 FORMATS = {".md": markdown, ".html": html_page, ".csv": comma, ".tex": latex}
+
+
+def check_format(out: str | os.PathLike | None) -> None:
+    """Raises `UsageError` unless the name ends in one of `FORMATS`."""
+    if out is not None and Path(out).suffix not in FORMATS:
+        raise UsageError(f"--out {out}: must end in {', '.join(FORMATS)}.")
+
+
+def write(out: str | os.PathLike, titles: Cells, rows: Sequence[Cells], caption: str) -> None:
+    """The table as a file, in the format that the name ends in."""
+    check_format(out)
+    write_text(out, FORMATS[Path(out).suffix](titles, rows, caption))

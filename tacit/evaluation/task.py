@@ -98,6 +98,18 @@ class Task:
         """Share of the test records that were named right."""
         return self.mean(protocol, "top1", (predicted == self.test.y).numpy(), settings)
 
+    def accuracies(self, protocol: str, predicted: Tensor, settings: dict[str, Any], metric: str) -> list[Score]:
+        """The share that was named right, of all records, or the mean of the classes' shares, or `both`."""
+        right = (predicted == self.test.y).numpy()
+        found = []
+        if metric != "mean_per_class":
+            found.append(self.mean(protocol, "top1", right, settings))
+        if metric != "top1":
+            _, of, counts = np.unique(self.test.y.numpy(), return_inverse=True, return_counts=True)
+            weights = len(of) / (len(counts) * counts[of])  # a record's mean is 1, a class's sum the same for all
+            found.append(self.mean(protocol, "mean_per_class", right * weights, settings))
+        return found
+
     def mean(self, protocol: str, metric: str, values: np.ndarray, settings: dict[str, Any]) -> Score:
         """Mean of one value a test record, with its interval by the bootstrap over records, or over their groups."""
         groups = self.test.groups

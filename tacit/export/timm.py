@@ -7,7 +7,7 @@ from pathlib import Path
 import timm
 from timm.models import model_entrypoint
 
-from tacit.encoders import SMALL, Encoder, set_norm_eps, write_tensors
+from tacit.encoders import Encoder, set_norm_eps, write_tensors
 from tacit.errors import UsageError
 from tacit.run import read_json, write_json
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from tacit.engine.optim import clip_each, decays, learning_rate, optimiser, weight_decay
 from tacit.engine.recipe import Recipe, problems
-from tacit.engine.schedules import Progress, cosine, warmup_cosine
+from tacit.engine.schedules import Progress, by_epoch, cosine, warmup_cosine
 
 PUBLISHED = Recipe(batch_size=512, lr_cosine="from_zero")
 STEPS, EPOCH = 750_600, 2502
@@ -142,3 +142,9 @@ def test_vectors_are_decayed_only_where_asked():
     net = nn.Linear(4, 2)
     assert len(optimiser(net, Recipe(decay_vectors=True)).param_groups) == 1
     assert len(optimiser(net, Recipe()).param_groups) == 2
+
+
+def test_by_epoch_is_a_staircase_that_reaches_its_end():
+    at = [by_epoch(epoch, 0.04, 0.07, 4) for epoch in (0, 0.9, 1, 2.5, 3, 4, 100)]
+    assert at == pytest.approx([0.04, 0.04, 0.05, 0.06, 0.07, 0.07, 0.07])
+    assert by_epoch(0, 0.04, 0.07, 0) == 0.07

@@ -63,7 +63,11 @@ def test_what_cannot_be_compared_is_refused(other, said):
 
 def test_every_table_says_split_seed_and_inputs_and_escapes_names():
     found = evaluation.compare({"a|<b>": result(WORSE), "c_d&": result(RIGHT)})
-    md, page, tex = tables.markdown(found), tables.html_page(found), tables.latex(found)
+    md, page, tex = (
+        tables.markdown(*tables.parts(found)),
+        tables.html_page(*tables.parts(found)),
+        tables.latex(*tables.parts(found)),
+    )
     for text in (md, page, tex):
         assert "split abc" in text
         assert "seed 0" in text
@@ -73,12 +77,12 @@ def test_every_table_says_split_seed_and_inputs_and_escapes_names():
     assert "a|&lt;b&gt;" in page
     assert "<b>" not in page
     assert "c\\_d\\&" in tex
-    body = list(csv.DictReader(io.StringIO(tables.comma(found))))
+    body = list(csv.DictReader(io.StringIO(tables.comma(*tables.parts(found)))))
     assert [row["encoder"] for row in body] == ["c_d&", "a|<b>"]
     assert [row["to the best"] for row in body] == ["", "-15.0"]
     assert "inputs" not in body[0]
     other = result(RIGHT) | {"inputs": {"size": 64, "crop": 0.875, "interpolation": "bicubic"}}
-    both = tables.markdown(evaluation.compare({"a": result(RIGHT), "b": other}))
+    both = tables.markdown(*tables.parts(evaluation.compare({"a": result(RIGHT), "b": other})))
     assert "| inputs |" in both
     assert "64 px, crop 0.875, bicubic" in both
     assert "| +0.0 | +0.0 to +0.0 |" in both
@@ -112,7 +116,7 @@ def test_scores_of_whole_sets_are_compared_image_by_image(tmp_path):
         assert d["difference"] == pytest.approx(best["value"] - other["value"])
         assert 0 < d["low"] < d["difference"] < d["high"]
         assert (d["test"], d["p"]) == ("exchanges", 1 / 2000)
-    assert "| segment | miou | b |" in tables.markdown(found)
+    assert "| segment | miou | b |" in tables.markdown(*tables.parts(found))
 
 
 def test_average_precisions_are_compared_image_by_image(tmp_path):
