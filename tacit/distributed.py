@@ -64,6 +64,31 @@ def gather_with_grad(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def shuffle_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of all ranks dealt anew: [B, …] -> as many rows for this rank [B, …], and the order [W * B] they are in.
+
+    One permutation, drawn on the first rank, serves all (He et al. 2020, section 3.3, shuffled BatchNorm); alone it is
+    the identity. Every rank must call it, with as many rows.
+    """
+    if world_size() == 1:
+        return x, torch.arange(len(x), device=x.device)
+    every = gather(x)
+    order = torch.randperm(len(every), device=x.device)
+    dist.broadcast(order, 0)
+    return every[_own(order, len(x))], order
+
+
+@torch.no_grad()
+def unshuffle_rows(x: Tensor, order: Tensor) -> Tensor:
+    """What was made of the rows that `shuffle_rows` dealt, back with the ranks and in the places they came from."""
+    return x if world_size() == 1 else gather(x)[_own(order.argsort(), len(x))]
+
+
+def _own(rows: Tensor, count: int) -> Tensor:
+    return rows[rank() * count : (rank() + 1) * count]
+
+
+@torch.no_grad()
 def sum_over_ranks(x: Tensor) -> Tensor:
     """The sum of the ranks' tensors of one shape, on every rank, without gradient; `x` stays as it is."""
     if world_size() == 1:

@@ -1,10 +1,12 @@
 from tacit.encoders.build import SMALL, build, crop_problems, lacking, problems, set_norm_eps
 from tacit.encoders.encoder import Encoder, set_drop_path
 from tacit.encoders.initialise import Initialised, initialise
-from tacit.encoders.multi_crop import by_size
+from tacit.encoders.multi_crop import by_size, view_by_view
 from tacit.encoders.names import to_transformers
+from tacit.encoders.positions import sincos_2d, sincos_positions_
 from tacit.encoders.sizes import any_size, pad, refused, step, token_grid
 from tacit.encoders.storage import describe, like, load, read_description, save, write_tensors
+from tacit.encoders.xavier import xavier_
 
 __all__ = [
     "SMALL",
@@ -26,8 +28,12 @@ __all__ = [
     "save",
     "set_drop_path",
     "set_norm_eps",
+    "sincos_2d",
+    "sincos_positions_",
     "step",
     "to_transformers",
     "token_grid",
+    "view_by_view",
     "write_tensors",
+    "xavier_",
 ]

@@ -35,6 +35,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "swin_tiny": ("swin_tiny_patch4_window7_224", {}),
     "deit_small": ("deit_small_patch16_224", {}),
     cvt.cvt_13_esvit.__name__: ("cvt_13_esvit", {}),
+    "vit_small_12h": ("deit_small_patch16_224", {"num_heads": 12}),  # MoCo v3's ViT-S
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""One pass an input size: crops of equal size go through an encoder together (Caron et al. 2020, SwAV)."""
+"""One pass an input size: crops of equal size go through an encoder together (Caron et al. 2020, SwAV), or apart."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def by_size(
@@ -25,3 +26,10 @@ def by_size(
         else:
             found += out.chunk(len(group))
     return found
+
+
+def view_by_view(encoder: nn.Module, images: Sequence[Tensor]) -> list[Tensor]:
+    """`by_size`, unless a BatchNorm inside would mix the views' statistics: then each view is a batch of its own."""
+    if any(isinstance(module, _BatchNorm) for module in encoder.modules()):
+        return [encoder(x) for x in images]
+    return by_size(encoder, images)

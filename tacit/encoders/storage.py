@@ -122,7 +122,7 @@ def _named(name: str, *, pretrained: bool) -> Encoder:
             crop=published.crop_pct,
         )
         return encoder
-    return build(name, size=32)
+    return build(name, size=32 if name.endswith("_mini") else published.input_size[-1])
 
 
 def like(encoder: Encoder) -> Encoder:

@@ -16,6 +16,9 @@ METHODS = {
     "simclr_v2": "tacit.methods.image.simclr_v2:SimCLRv2",
     "simclr_v2_distil": "tacit.methods.image.simclr_v2_distil:SimCLRv2Distillation",
     "esvit": "tacit.methods.image.esvit:EsViT",
+    "moco_v2": "tacit.methods.image.moco_v2:MoCoV2",
+    "moco_v3": "tacit.methods.image.moco_v3:MoCoV3",
+    "byol": "tacit.methods.image.byol:BYOL",
 }
 
 

@@ -7,16 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def normalised_mse(p: Tensor, z: Tensor) -> Tensor:
+def normalised_mse(p: Tensor, z: Tensor, *, stop_gradient: bool = True) -> Tensor:
     """Squared distance of unit vectors, `2 - 2 cos(p, z)` (Grill et al. 2020, eq. 2), in float32.
 
     Args:
         p: [B, D], predictions, of any length.
-        z: [B, D], targets, of any length; no gradient reaches them.
+        z: [B, D], targets, of any length.
+        stop_gradient: no gradient reaches the targets; without, it passes through both sides alike.
 
     Returns:
         The mean over B, in [0, 4].
     """
     with torch.autocast(p.device.type, enabled=False):
-        p, z = F.normalize(p.float(), dim=1), F.normalize(z.detach().float(), dim=1)
+        z = z.detach() if stop_gradient else z
+        p, z = F.normalize(p.float(), dim=1), F.normalize(z.float(), dim=1)
         return (2 - 2 * (p * z).sum(1)).mean()

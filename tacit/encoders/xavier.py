@@ -1,0 +1,34 @@
+"""The first weights of a ViT as MoCo v3, MAE and their followers draw them, in place of timm's truncated normals."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from tacit.encoders.encoder import Encoder
+
+
+@torch.no_grad()
+def xavier_(encoder: Encoder, *, split_qkv: bool = False) -> Encoder:
+    """Draw every Linear, and the patch projection as the Linear it is, from U(-b, b), b^2 = 6 / (in + out); biases 0.
+
+    Args:
+        split_qkv: queries, keys and values count as three Linears (MoCo v3), not as one (MAE).
+
+    Returns:
+        The encoder.
+    """
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Linear):
+            out, width = module.weight.shape
+            bound = math.sqrt(6 / ((out // 3 if split_qkv and name.endswith("qkv") else out) + width))
+        elif name.endswith("patch_embed.proj"):
+            bound = math.sqrt(6 / (module.weight[0].numel() + len(module.weight)))
+        else:
+            continue
+        module.weight.uniform_(-bound, bound)
+        if module.bias is not None:
+            module.bias.zero_()
+    return encoder
