@@ -122,15 +122,20 @@ class MoCoV2(Method):
         }
         return Step({"qk": info_nce(q, k, queue, self.s.temperature)}, signals)
 
+    @property
+    def shuffles(self) -> bool:
+        """Whether a device would normalise keys by its own rows alone."""
+        norms = [m for m in self.key_encoder.modules() if isinstance(m, _BatchNorm)]
+        return self.s.shuffle_bn and any(not isinstance(m, nn.SyncBatchNorm) for m in norms)
+
     @torch.no_grad()
     def keys(self, images: Tensor) -> Tensor:
-        """Unit keys [B, out] of images [B, C, H, W], normalised, if need be, in the company of other devices' rows."""
-        norms = [m for m in self.key_encoder.modules() if isinstance(m, _BatchNorm)]
-        shuffle = self.s.shuffle_bn and any(not isinstance(m, nn.SyncBatchNorm) for m in norms)
-        if shuffle:
+        """Unit keys [B, out] of images [B, C, H, W], encoded among other devices' rows where need be."""
+        shuffles = self.shuffles
+        if shuffles:
             images, order = shuffle_rows(images)
         k = F.normalize(self.key_head(self.key_encoder(images)).float(), dim=1)
-        return unshuffle_rows(k, order) if shuffle else k
+        return unshuffle_rows(k, order) if shuffles else k
 
     def after_step(self, signals: list[dict[str, Tensor]], progress: Progress) -> None:
         self.queue.enqueue(torch.cat([s["positives"] for s in signals]).unsqueeze(0))
