@@ -110,7 +110,7 @@ def test_any_size_and_a_place_on_disk(changes, tmp_path):
 
 def test_what_timm_does_not_have_is_said(tmp_path):
     assert encoders.load("resnet50_sk:random").inputs.size == 224
-    with pytest.raises(UsageError, match="no published weights of resnet50_sk"):
+    with pytest.raises(UsageError, match="resnet50_sk has no published weights"):
         encoders.load("resnet50_sk")
     with pytest.raises(UsageError, match="timm has no resnet50_sk"):
         export(small(small_stem=False), "timm", tmp_path / "out")

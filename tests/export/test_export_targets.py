@@ -71,7 +71,7 @@ def test_the_epsilon_of_the_norms_goes_along(to, tmp_path, monkeypatch):
 def test_a_cvt_is_exported_as_a_program_and_timm_has_none(to, tmp_path):
     encoder = encoders.build("cvt_mini", size=16, depths=(1, 1, 1)).eval()
     assert export(encoder, to, tmp_path / "out")["difference"] <= 1e-4
-    with pytest.raises(UsageError, match="timm has no cvt_13_esvit, which is our own"):
+    with pytest.raises(UsageError, match="timm has no cvt_mini; export it to torch or onnx"):
         export(encoder, "timm", tmp_path / "timm")
 
 
