@@ -358,7 +358,7 @@ def compare(
             raise UsageError(f"{name} holds no stored scores to compare. Give --data to score all of them.")
     result = compare_results(found, seed=seed)
     if out is not None:
-        tables.write(out, *tables.parts(result))
+        tables.write(out, *tables.parts(result, whole=Path(out).suffix == ".csv"))
     return result
 
 

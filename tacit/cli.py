@@ -150,7 +150,14 @@ def pretrain(
 
 @app.command()
 def evaluate(
-    what: Annotated[str, typer.Argument(metavar="RUN|ENCODER", help="A run folder, an encoder folder or a timm name.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|ENCODER",
+            help="A run folder, an encoder folder, a timm name, a folder of timm or transformers, or a torch or onnx "
+            "program.",
+        ),
+    ],
     data: Annotated[
         str,
         typer.Option(help="Labelled data: class folders, a table, a folder with train/ and test/, or a known set."),
@@ -161,15 +168,19 @@ def evaluate(
     protocol: Annotated[
         str,
         typer.Option(
-            help="Comma-separated, with options as in knn:k=10/20; all for what the labels allow. Of knn, linear, "
-            "linear_sgd, fine_tune, few_shot, percent, subset, budget, clinical, retrieval, ridge, multi_label, "
-            "label_free, correspondence. On data of a layout of its own, one at a time: segment and attention for "
-            "masks, detect for boxes, video (DAVIS), revisited (Oxford, Paris), copies (Copydays).",
+            help="Comma-separated, with options as in knn:k=10/20 or fine_tune:recipe=deit:seeds=3:precision=bf16; all "
+            "for what the labels allow. Of knn, linear, linear_sgd (preset, seeds), fine_tune (recipe, neck, seeds, "
+            "precision), few_shot and percent (shots or share, draws, store), subset, budget, clinical, retrieval, "
+            "ridge, multi_label, label_free (lidar=no), correspondence. On data of a layout of its own, one at a time: "
+            "segment and attention for masks, detect for boxes, video (DAVIS), revisited (Oxford, Paris), copies "
+            "(Copydays). docs/evaluation.md has all options.",
         ),
     ] = "knn,linear",
     label: Label = None,
     group: Group = None,
-    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for the next time.")] = True,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Keep features, and trainings under way, to go on.")
+    ] = True,
     seed: Seed = 0,
     workers: Workers = None,
     json: Json = False,
@@ -178,7 +189,8 @@ def evaluate(
 
     Example: tacit evaluate runs/moby --data labelled/ --protocol knn,linear
     """
-    from tacit import api, evaluation
+    from tacit import api
+    from tacit.evaluation import tables
 
     with _bar() as progress:
         result = api.evaluate(
@@ -196,11 +208,10 @@ def evaluate(
     if json:
         print(api.to_json(result))
         return
-    rows = evaluation.table(result)
-    _show_table(["protocol", "metric", "of", "score", "95 % interval"], [list(row) for row in rows])
+    _show_table(list(tables.ONE), [list(row) for row in tables.table(result)])
     for name, reason in result["skipped"].items():
         print(f"skipped {name}: {reason}", file=sys.stderr)
-    print(f"Test: {result['split']}, {result['results'][0]['n']:,} records. The encoder was in eval mode.")
+    print(tables.caption_of_one(result))
     _say_bad(result["bad_files"])
 
 
@@ -416,10 +427,10 @@ def _show_table(titles: list[str], rows: list[list[str]]) -> None:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in titles:
-        table.add_column(title)
+        table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table)  # a file has no edge
 
 
 def _show_method(row: dict) -> None:

@@ -85,7 +85,8 @@ def _orders(scores: dict[str, dict], shared: list[tuple[str, str]]) -> list[dict
     """Rank correlations of the label-free measures with the first metric of every other protocol."""
 
     def values(key: tuple[str, str]) -> list[float]:
-        return [sign(key[1]) * of[key]["value"] for of in scores.values()]
+        found = [sign(key[1]) * of[key]["value"] for of in scores.values()]
+        return [-abs(v - 1) for v in found] if key[1] == "alpha_req" else found  # best at 1
 
     free = {key[1]: values(key) for key in shared if key[0].startswith("label_free")}
     free = {name: v for name, v in free.items() if np.ptp(v) > 0}
@@ -102,6 +103,7 @@ def _orders(scores: dict[str, dict], shared: list[tuple[str, str]]) -> list[dict
 
 def _savings(scores: dict[str, dict], shared: list[tuple[str, str]]) -> list[dict[str, Any]]:
     keys = [key for key in shared if key[0].startswith("budget:labels=")]
+    keys = [key for key in keys if key[0].split(":")[2:] == keys[0][0].split(":")[2:]]  # one curve
     if len(keys) < 2:
         return []
     budgets = [scores[next(iter(scores))][key]["settings"]["labels"] for key in keys]

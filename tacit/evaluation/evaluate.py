@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ from tacit.evaluation.options import Asked
 from tacit.evaluation.protocols import PROTOCOLS, SCENES, check_kind, everything, features_of, parse
 from tacit.evaluation.task import Part, Score, Task, packed, random_twin
 from tacit.run import atomic, read_json, write_json
-from tacit.scores import interval, shown
 
 
 def evaluate(
@@ -110,7 +110,7 @@ def evaluate(
         )
         for one in asked:
             if subject is not None or not PROTOCOLS[one.name].needs_encoder:
-                scores += _run(one, task, skipped, strict=not choose)
+                scores += _apart(_run(one, task, skipped, strict=not choose), one, asked)
     split = "test set" if rows is None else _SPLITS[train.groups is not None].format(seed=seed)
     return packed(
         scores, encoder, split=split, split_hash=_split_hash(train, test, rows), seed=seed, bad=bad, skipped=skipped
@@ -156,6 +156,17 @@ def _run(one: Asked, task: Task, skipped: dict[str, str], *, strict: bool) -> li
         return []
 
 
+def _apart(scores: list[Score], one: Asked, asked: Sequence[Asked]) -> list[Score]:
+    """The same scores, named by the options too if the protocol was asked for twice."""
+    if sum(other.name == one.name for other in asked) < 2:
+        return scores
+    options = [option for option in one.spec.split(":")[1:] if "/" not in option]  # scores of several values say theirs
+    return [
+        replace(s, protocol=":".join([s.protocol, *(o for o in options if o not in s.protocol.split(":"))]))
+        for s in scores
+    ]
+
+
 def _split_hash(train: Source, test: Source | None, rows: tuple[np.ndarray, np.ndarray] | None) -> str:
     """The same for the same records, names and labels on both sides."""
     digest = hashlib.blake2b(train.fingerprint.encode(), digest_size=8)
@@ -199,8 +210,3 @@ def stored(run: str | os.PathLike) -> list[dict[str, Any]]:
             with np.load(path.with_suffix(".npz"), allow_pickle=False) as kept:
                 found[-1]["records"] = {name: kept[name] for name in kept}
     return found
-
-
-def table(result: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
-    """Rows (protocol, metric, of, value, interval) for people; shares in per cent."""
-    return [(r["protocol"], r["metric"], r["of"], shown(r), interval(r)) for r in result["results"]]

@@ -93,7 +93,8 @@ def check_kind(name: str, kind: str) -> None:
     if kind not in PROTOCOLS[name].kinds:
         others = [other for other, p in PROTOCOLS.items() if kind in p.kinds]
         where = (
-            " Labels are class folders (data/cat/1.jpg), a column of a table, a zip's map file, or .cls files in a tar."
+            " Labels are two or more class folders with every file in one (data/cat/1.jpg), a column of a table with "
+            "two or more values, a zip's map file, or .cls files in a tar."
         )
         raise UsageError(
             f"{name} needs {' or '.join(WORDS[k] for k in sorted(PROTOCOLS[name].kinds))}, and the data has "

@@ -1,4 +1,4 @@
-"""What a comparison says as a table, and any table in Markdown, HTML, CSV or LaTeX."""
+"""Scores as a table for people: of one encoder, or a comparison; any table in Markdown, HTML, CSV or LaTeX."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import html
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,54 @@ from tacit.run import write_text
 from tacit.scores import interval, is_share, shown, sign
 
 Cells = Sequence[str]
+ONE = ("protocol", "metric", "features", "of", "score", "95 % interval", "n")
 TITLES = ("protocol", "metric", "encoder", "score", "95 % interval", "to the best", "95 % interval of it", "p (Holm)")
 
 
+def table(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Rows in the order of `ONE` of what `evaluate` says of one encoder; shares in per cent."""
+    return [(r["protocol"], r["metric"], _feature(r), r["of"], shown(r), interval(r), _n(r)) for r in result["results"]]
+
+
+def caption_of_one(result: dict[str, Any]) -> str:
+    """What a table of one encoder must say: encoder, preparation of its inputs, split, records, seed."""
+    return (
+        f"{result['encoder']} in eval mode. Inputs: {_inputs(result['inputs'])}. Test: {result['split']}, "
+        f"{_counts(result['results'])} records, split {result['split_hash']}, seed {result['seed']}."
+    )
+
+
+def _feature(score: dict[str, Any]) -> str:
+    """What of the encoder was looked at; nothing where the protocol leaves no choice."""
+    if score["of"] == "raw-input":
+        return "pixels"
+    found = score["settings"].get("feature", "")
+    return found if isinstance(found, str) else "/".join(dict.fromkeys(found))
+
+
+def _n(score: dict[str, Any]) -> str:
+    return f"{score['n']:,}"
+
+
+def _counts(scores: list[dict[str, Any]]) -> str:
+    return "/".join(f"{n:,}" for n in sorted({s["n"] for s in scores}))
+
+
 def titles(comparison: dict[str, Any]) -> tuple[str, ...]:
-    """Of the columns; how inputs were prepared is one of them where encoders differ in it."""
-    return (*TITLES, "inputs") if len(_all_inputs(comparison)) > 1 else TITLES
+    """Of the columns; numbers of records, features and preparations of inputs are among them where they differ."""
+    return (*TITLES, *(name for name, _ in _differing(comparison)))
+
+
+def _differing(comparison: dict[str, Any]) -> list[tuple[str, Callable[[dict[str, Any]], str]]]:
+    """What is said of every score by itself, since it is not the same for all."""
+    return [(name, of) for name, of in ABOUT.items() if len({of(s) for s in comparison["scores"]}) > 1]
 
 
 def rows(comparison: dict[str, Any]) -> list[tuple[str, ...]]:
     """One row a score, best first within a metric; differences of shares in points."""
     to_best = {(d["protocol"], d["metric"], d["b"]): d for d in comparison["differences"]}
     order = list(dict.fromkeys((s["protocol"], s["metric"]) for s in comparison["scores"]))
-    several = len(_all_inputs(comparison)) > 1
+    differing = _differing(comparison)
     found = []
     for s in sorted(
         comparison["scores"],
@@ -41,35 +76,42 @@ def rows(comparison: dict[str, Any]) -> list[tuple[str, ...]]:
                 points(d["difference"]) if d else "",
                 f"{points(d['high'])} to {points(d['low'])}" if d else "",
                 f"{d['p_holm']:.2g}" if d else "",
-                *((_inputs(s["inputs"]),) if several else ()),
+                *(of(s) for _, of in differing),
             )
         )  # fmt: skip
     return found
 
 
 def _inputs(inputs: dict[str, Any]) -> str:
-    return f"{inputs['size']} px, crop {inputs['crop']:g}, {inputs['interpolation']}"
+    scale = (f"{name} {' '.join(f'{v:.3g}' for v in inputs[name])}" for name in ("mean", "std"))
+    return ", ".join([f"{inputs['size']} px", f"crop {inputs['crop']:g}", inputs["interpolation"], *scale])
 
 
-def _all_inputs(comparison: dict[str, Any]) -> set[str]:
-    return {_inputs(s["inputs"]) for s in comparison["scores"]}
+ABOUT = {"n": _n, "features": _feature, "inputs": lambda score: _inputs(score["inputs"])}
 
 
 def caption(comparison: dict[str, Any]) -> str:
     """What every such table must say."""
-    n = "/".join(f"{k:,}" for k in sorted({s["n"] for s in comparison["scores"]}))
+    scores, differing = comparison["scores"], dict(_differing(comparison))
     ranks = ", ".join(f"{name} {rank:.2g}" for name, rank in sorted(comparison["ranks"].items(), key=lambda r: r[1]))
-    inputs = _all_inputs(comparison)
-    prepared = f"Inputs: {inputs.pop()}. " if len(inputs) == 1 else ""
+    same = {name.capitalize(): of(scores[0]) for name, of in ABOUT.items() if name not in (*differing, "n")}
+    about = "".join(f"{name}: {what}. " for name, what in same.items() if what)
     return (
-        f"{comparison['split']}, {n} test records, split {comparison['split_hash']}, seed {comparison['seed']}. "
-        f"{prepared}Mean ranks over the scores: {ranks}."
+        f"{comparison['split']}, {_counts(scores)} test records, split {comparison['split_hash']}, "
+        f"seed {comparison['seed']}. {about}Mean ranks over the scores: {ranks}."
     )
 
 
-def parts(comparison: dict[str, Any]) -> tuple[Cells, Sequence[Cells], str]:
-    """Its titles, rows and caption, which every format takes."""
-    return titles(comparison), rows(comparison), caption(comparison)
+def parts(comparison: dict[str, Any], *, whole: bool = False) -> tuple[Cells, Sequence[Cells], str]:
+    """Its titles, rows and caption, which every format takes; `whole` says in columns what else the caption says."""
+    if not whole:
+        return titles(comparison), rows(comparison), caption(comparison)
+    of = {(s["protocol"], s["metric"], s["encoder"]): s for s in comparison["scores"]}
+    last = (str(comparison["split_hash"]), str(comparison["seed"]))
+    found = [
+        (*row[: len(TITLES)], *(tell(of[row[:3]]) for tell in ABOUT.values()), *last) for row in rows(comparison)
+    ]
+    return (*TITLES, *ABOUT, "split", "seed"), found, caption(comparison)
 
 
 def markdown(titles: Cells, rows: Sequence[Cells], caption: str) -> str:

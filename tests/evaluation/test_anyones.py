@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -49,6 +50,18 @@ def test_every_form_of_a_runs_encoder_scores_as_the_run_does(form, trained, expo
     assert [r["of"] for r in theirs["results"]] == ["run", "random-init", "raw-input"]
     assert [r["value"] for r in theirs["results"]] == [r["value"] for r in ours["results"]]
     assert theirs["split_hash"] == ours["split_hash"]
+
+
+@pytest.mark.parametrize("form", ["ViT", "torch", "onnx"])
+def test_what_can_only_be_looked_at_embeds_too(form, exported, digits, tmp_path):
+    what = exported / form
+    if form == "ViT":
+        what = tmp_path / "vit"
+        of_transformers("ViT", what)
+    said = tacit.embed(what, digits, tmp_path / "v.npy", workers=0)
+    expected = features(what, digits).numpy()
+    assert (said["rows"], said["width"]) == expected.shape
+    np.testing.assert_allclose(np.load(tmp_path / "v.npy"), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_name_is_scored_with_fresh_weights(digits):

@@ -11,6 +11,7 @@ import torch
 
 import tacit
 from tacit import encoders, evaluation
+from tacit.data import open_source
 from tacit.errors import UsageError
 from tacit.evaluation import dense, scenes, tables
 from tacit.evaluation.detection.records import RECALLS, Matches, pack, weighted_ap
@@ -21,9 +22,9 @@ from tests.evaluation.dense.conftest import write_shapes
 def result(right: np.ndarray, split: str = "abc", **settings) -> dict:
     score = {
         "protocol": "knn", "metric": "top1", "value": float(right.mean()), "low": 0.1, "high": 0.9, "n": len(right),
-        "of": "run", "settings": {"k": 20, **settings},
+        "of": "run", "settings": {"k": 20, "feature": "pooled", **settings},
     }  # fmt: skip
-    inputs = {"size": 32, "crop": 1.0, "interpolation": "bilinear"}
+    inputs = {"size": 32, "crop": 1.0, "interpolation": "bilinear", "mean": [0.5, 0.25, 0.5], "std": [0.25] * 3}
     return {
         "split": "test set", "split_hash": split, "seed": 0, "data": "d", "inputs": inputs, "results": [score],
         "records": {"run/knn/top1": right},
@@ -72,20 +73,44 @@ def test_every_table_says_split_seed_and_inputs_and_escapes_names():
         assert "split abc" in text
         assert "seed 0" in text
         assert "200 test records" in text
-        assert "32 px, crop 1, bilinear" in text
+        assert "Features: pooled. Inputs: 32 px, crop 1, bilinear, mean 0.5 0.25 0.5, std 0.25 0.25 0.25." in text
     assert "a\\|<b>" in md
     assert "a|&lt;b&gt;" in page
     assert "<b>" not in page
     assert "c\\_d\\&" in tex
-    body = list(csv.DictReader(io.StringIO(tables.comma(*tables.parts(found)))))
+    body = list(csv.DictReader(io.StringIO(tables.comma(*tables.parts(found, whole=True)))))
     assert [row["encoder"] for row in body] == ["c_d&", "a|<b>"]
     assert [row["to the best"] for row in body] == ["", "-15.0"]
-    assert "inputs" not in body[0]
-    other = result(RIGHT) | {"inputs": {"size": 64, "crop": 0.875, "interpolation": "bicubic"}}
+    assert body[0]["inputs"].startswith("32 px, crop 1, bilinear, mean 0.5")
+    assert [body[0][name] for name in ("n", "features", "split", "seed")] == ["200", "pooled", "abc", "0"]
+    assert "inputs" not in tables.titles(found)
+    other = result(RIGHT)
+    other["inputs"] |= {"size": 64, "crop": 0.875, "interpolation": "bicubic"}
     both = tables.markdown(*tables.parts(evaluation.compare({"a": result(RIGHT), "b": other})))
     assert "| inputs |" in both
     assert "64 px, crop 0.875, bicubic" in both
     assert "| +0.0 | +0.0 to +0.0 |" in both
+    several = {name: result(right) for name, right in (("a", RIGHT), ("b", WORSE))}
+    for one in several.values():
+        row = one["results"][0]
+        one["results"].append({**row, "protocol": "linear_sgd", "settings": {"feature": ["cls", "last4", "cls"]}})
+    text = tables.markdown(evaluation.compare(several))
+    assert "| features |" in text
+    assert "| cls/last4 |" in text
+    assert "Features:" not in text
+
+
+def test_the_table_of_one_encoder_says_all_that_belongs_to_it():
+    one = result(RIGHT) | {"encoder": "runs/a"}
+    one["results"].append({**one["results"][0], "of": "raw-input"})
+    assert tables.table(one) == [
+        ("knn", "top1", "pooled", "run", "75.0 %", "10.0 to 90.0", "200"),
+        ("knn", "top1", "pixels", "raw-input", "75.0 %", "10.0 to 90.0", "200"),
+    ]
+    assert tables.caption_of_one(one) == (
+        "runs/a in eval mode. Inputs: 32 px, crop 1, bilinear, mean 0.5 0.25 0.5, std 0.25 0.25 0.25. "
+        "Test: test set, 200 records, split abc, seed 0."
+    )
 
 
 def scene(protocol: str, records: dict[str, np.ndarray], values: dict[str, float]) -> dict:
@@ -171,9 +196,9 @@ def test_encoders_are_compared_on_data_and_from_what_runs_hold(digits, tmp_path,
 
 
 def test_label_free_measures_are_judged_by_the_order_they_give():
-    def of(value: float, rankme: float) -> dict:
+    def of(value: float, free: float, metric: str = "rankme") -> dict:
         found = result(np.arange(1000) < 1000 * value)
-        free = {**found["results"][0], "protocol": "label_free", "metric": "rankme", "value": rankme, "settings": {}}
+        free = {**found["results"][0], "protocol": "label_free", "metric": metric, "value": free, "settings": {}}
         return {**found, "results": [found["results"][0], free]}
 
     found = evaluation.compare({"a": of(0.5, 10), "b": of(0.6, 20), "c": of(0.7, 30), "d": of(0.8, 40)})
@@ -182,6 +207,8 @@ def test_label_free_measures_are_judged_by_the_order_they_give():
     assert row["p"] == pytest.approx(2 / 24)
     assert found["ranks"]["d"] == 1
     assert evaluation.compare({"a": of(0.5, 10), "b": of(0.6, 20)})["label_free"] == []
+    near_one = {str(v): of(v, alpha, "alpha_req") for v, alpha in ((0.5, 0.2), (0.6, 1.7), (0.7, 0.6), (0.8, 1.1))}
+    assert evaluation.compare(near_one)["label_free"][0]["spearman"] == pytest.approx(1)
 
 
 def test_label_budget_curves_say_how_many_labels_are_saved():
@@ -202,6 +229,19 @@ def test_label_budget_curves_say_how_many_labels_are_saved():
     assert (row["encoder"], row["over"]) == ("after", "before")
     assert row["factor"] == pytest.approx(4, rel=0.02)
     assert row["target"] == pytest.approx(1 - 0.5 * 1600**-0.3)
+
+
+def test_curves_of_two_classifiers_are_not_one(digits):
+    torch.manual_seed(0)
+    encoder = encoders.build("vit_mini", size=16, patch=8, depth=1)
+    specs = [f"budget:labels=10/20:draws=2:classifier={name}" for name in ("prototypes", "msn")]
+    found = evaluation.evaluate(encoder, open_source(digits), None, specs, baselines=False)
+    assert [r["protocol"] for r in found["results"]] == [
+        f"budget:labels={n}:draws=2:classifier={name}" for name in ("prototypes", "msn") for n in (10, 20)
+    ]
+    both = evaluation.compare({"a": found, "b": found})
+    assert len(both["savings"]) == 1
+    assert both["savings"][0]["target"] == max(r["value"] for r in found["results"][:2])
 
 
 def test_the_latest_scores_of_one_split_are_taken_together(tmp_path):

@@ -215,3 +215,15 @@ def test_what_cannot_be_scored_is_said(encoder, digits, tmp_path):
         broken.trunk.norm.weight.fill_(float("nan"))
     with pytest.raises(DataError, match="not numbers"):
         evaluation.features(broken, open_source(digits))
+
+
+def test_a_protocol_asked_for_twice_keeps_both_scores_apart(digits):
+    torch.manual_seed(0)
+    encoder = encoders.build("vit_mini", size=16, patch=8, depth=1)
+    found = evaluation.evaluate(
+        encoder, open_source(digits), None, ["knn", "knn:k=5/10:feature=cls_mean"], baselines=False
+    )
+    names = ["knn", "knn:k=5:feature=cls_mean", "knn:k=10:feature=cls_mean"]
+    assert [r["protocol"] for r in found["results"]] == names
+    assert [r["settings"]["feature"] for r in found["results"]] == ["pooled", "cls_mean", "cls_mean"]
+    assert list(found["records"]) == [f"run/{name}/top1" for name in names]

@@ -34,6 +34,15 @@ def test_a_folder_of_masks_is_segmented_beside_random_weights(encoder, tmp_path)
     assert other["split_hash"] != result["split_hash"]
 
 
+def test_a_fine_tuned_head_may_look_at_several_sizes_and_mirror_images(encoder, tmp_path):
+    folder = write_shapes(tmp_path, train=4, test=2, side=32)
+    spec = "segment:head=upernet:steps=2:size=32"
+    result = tacit.evaluate(encoder, folder, protocol=f"{spec},{spec}:multi_scale=yes", baselines=False)
+    one, many = (r["settings"] for r in result["results"] if r["metric"] == "miou")
+    assert (list(one["test_ratios"]), one["test_flip"]) == ([1.0], False)
+    assert (list(many["test_ratios"]), many["test_flip"]) == ([0.5, 0.75, 1.0, 1.25, 1.5, 1.75], True)
+
+
 def test_a_set_with_boxes_is_detected(encoder, tmp_path):
     pytest.importorskip("pycocotools")
     train, test = (write_boxes(tmp_path / name, count, size=48) for name, count in (("a", 4), ("b", 2)))
@@ -51,6 +60,7 @@ def test_what_does_not_go_together_is_refused(encoder, digits, tmp_path):
         ("segment:head=unet", "head 'unet'"),
         ("detect:model=rcnn", "model 'rcnn'"),
         ("segment:foreground=1", "yes or no"),
+        ("segment:multi_scale=yes", "for head=upernet"),
         ("detect", "no train/ and test/"),
     ):
         with pytest.raises(UsageError, match=said):

@@ -25,16 +25,18 @@ def open_data(data: Path, test: Path | None, encoder: Encoder, options: dict[str
 def run(
     job: Job, data: tuple[dense.Segmented, dense.Segmented], *,
     head: str = "linear", preset: str = "small", size: int = 0, steps: int = 0, foreground: bool = False,
-    precision: str = "auto",
+    multi_scale: bool = False, precision: str = "auto",
 ) -> Found:  # fmt: skip
     """Semantic segmentation: mIoU of a linear head or of patch votes on frozen features, or of a fine-tuned UPerNet.
 
-    `foreground` reads maps of instances as one class against the background.
+    `foreground` reads maps of instances as one class against the background; `multi_scale` averages a UPerNet's
+    predictions over six sizes and mirror images.
     """
     if head == "upernet":
         s = dense.PRESETS[preset]
         s = replace(s, crop=size, short=size, long=4 * size) if size else s
         s = replace(s, steps=steps, warmup=min(s.warmup, steps // 10)) if steps else s
+        s = replace(s, **dense.MULTI_SCALE) if multi_scale else s
     else:
         s = dense.PROTOCOLS[head]()
         s = replace(s, size=size) if size else s
@@ -57,7 +59,13 @@ def run(
     return Found([first, *scores[1:]], found.bad)
 
 
+def check(encoder: Encoder, options: dict[str, Any]) -> None:
+    if options["multi_scale"] and options["head"] != "upernet":
+        raise UsageError("multi_scale is for head=upernet: the others look at each picture in one size.")
+
+
 SCENE = Scene(
     open_data, run, "pictures with masks, in train/ and test/, or in ADE20K's or VOC's layout",
     reads=("foreground",), known={"head": dense.PROTOCOLS, "preset": dense.PRESETS, "precision": CHOICES},
+    check=check,
 )  # fmt: skip
