@@ -108,9 +108,7 @@ def parts(comparison: dict[str, Any], *, whole: bool = False) -> tuple[Cells, Se
         return titles(comparison), rows(comparison), caption(comparison)
     of = {(s["protocol"], s["metric"], s["encoder"]): s for s in comparison["scores"]}
     last = (str(comparison["split_hash"]), str(comparison["seed"]))
-    found = [
-        (*row[: len(TITLES)], *(tell(of[row[:3]]) for tell in ABOUT.values()), *last) for row in rows(comparison)
-    ]
+    found = [(*row[: len(TITLES)], *(tell(of[row[:3]]) for tell in ABOUT.values()), *last) for row in rows(comparison)]
     return (*TITLES, *ABOUT, "split", "seed"), found, caption(comparison)
 
 
