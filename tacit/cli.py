@@ -80,7 +80,7 @@ def pretrain(
     method: Annotated[str | None, typer.Argument(help="A published system; see `tacit methods`.")] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Folder, .zip, .tar, .parquet, .arrow, .npy or hub:NAME; give it again to mix several."),
+        typer.Option(help="Folder, .zip, .tar, .parquet, .arrow, .npy, hub:NAME or episodes:FOLDER; again to mix."),
     ] = None,
     out: Annotated[str | None, typer.Option(help="The run folder, new or (with --resume) begun.")] = None,
     encoder: Annotated[

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from tacit.data import episodes
 from tacit.data.archive import Members, index_tars, index_zip
 from tacit.data.folder import Files, index_folder
 from tacit.data.index import Index
-from tacit.data.labels import PARTS, parts_note
+from tacit.data.labels import PARTS, class_folders, parts_note
 from tacit.data.listing import index_listing, read_listing
 from tacit.data.source import Source, Store
 from tacit.data.table import from_array, from_rows, load_rows
@@ -38,7 +39,9 @@ def open_source(
         data: a folder (class folders become labels), a .zip (labels from `<stem>_map.txt` or class folders), a .tar or
             a pattern or folder of them (WebDataset), a .parquet or .arrow file or a folder of them, a .csv, .tsv,
             .json or .jsonl that lists files,
-            `hub:NAME` or `hub:NAME:SPLIT`, a .npy file or an array of images [N, H, W(, C)], a `datasets.Dataset`.
+            `hub:NAME` or `hub:NAME:SPLIT`, `episodes:PATH` or `episodes:PATH:first=1000,edges=drop` (see
+            `episodes.Options`) for frames in their order, a .npy file or an array of images [N, H, W(, C)], a
+            `datasets.Dataset`.
         channels: channels of the pictures.
         labels: "auto" takes labels where there are any, None leaves them out; a list of columns of a table takes those,
             as classes, numbers or several labels a record by what they hold (see `targets.read_targets`), or as
@@ -159,6 +162,8 @@ def _open(data: Any, channels: int, cache: str | os.PathLike | None) -> Source:
     if text.startswith("hub:"):
         name, _, split = text[4:].partition(":")
         return _of_rows(load_rows(None, "hub", name, split or None), name, channels)
+    if text.startswith(episodes.PREFIX):
+        return _open_episodes(text[len(episodes.PREFIX) :], channels, cache)
     path = Path(text)
     if any(c in text for c in "*?{[") and not path.exists():
         return _open_pattern(text, channels, cache)
@@ -188,6 +193,25 @@ def _open(data: Any, channels: int, cache: str | os.PathLike | None) -> Source:
         f"{path} is a single file. Give the folder it lies in ({path.parent}), or a .zip, .tar, .parquet, .arrow, "
         ".csv, .tsv or .npy file."
     )
+
+
+def _open_episodes(text: str, channels: int, cache: str | os.PathLike | None) -> Source:
+    """Stacks of frames; the class of a stack is the first-level folder of its episode, where there are any."""
+    path, options = episodes.Options.parse(text)
+    if not path.is_dir():
+        trouble = "is a single file. Give the folder it lies in." if path.exists() else f"does not exist.{_near(path)}"
+        raise DataError(f"{path} {trouble}")
+    store = episodes.open_episodes(path, options, channels, cache)
+    counts = np.diff(store.ends, prepend=0)
+    names = store.index.table.column("name").to_pylist()
+    found = class_folders(names, os.sep)
+    notes = []
+    if short := int((counts == 0).sum()):
+        notes.append(f"{short:,} of {len(counts):,} episodes are too short for a stack and were left out.")
+    return Source(
+        store, channels, None if found is None else np.repeat(found[0], counts), None if found is None else found[1],
+        episodes.fingerprint(store), skipped=[(n, r) for n, r in store.index.facts["skipped"]], notes=notes,
+    )  # fmt: skip
 
 
 def _open_folder(path: Path, channels: int, cache: str | os.PathLike | None) -> Source:

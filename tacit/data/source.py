@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,7 +22,10 @@ class Store(Protocol):
     def name(self, index: int) -> str: ...
 
     def read(self, index: int) -> bytes | np.ndarray:
-        """The encoded image or its pixels. Raises `BadRecord`."""
+        """The encoded image or its pixels. Raises `BadRecord`.
+
+        A store with more pictures a record names them in `fields`, and takes such a name as a second argument.
+        """
         ...
 
     def stamp(self) -> str:
@@ -33,6 +36,8 @@ class Store(Protocol):
 @dataclass
 class Source:
     """Records by number: `source[i]` is `{"image": Picture, "name": str, "label": int}`; raises `BadRecord`.
+
+    Some have more pictures than one (see `fields`): `source.record(i, fields)` reads those that are named.
 
     store:       holds names and bytes
     channels:    channels of every picture
@@ -67,8 +72,21 @@ class Source:
     def name(self, index: int) -> str:
         return self.store.name(index)
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The pictures of a record by name: `image`, and of episodes `previous` and `next`."""
+        return _fields(self.store)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
-        record = {"image": Picture(self.store.read(index), self.channels), "name": self.name(index)}
+        return self.record(index)
+
+    def record(self, index: int, fields: Iterable[str] = ("image",)) -> dict[str, Any]:
+        """A record with these of its pictures; no other is read."""
+        record: dict[str, Any] = {}
+        for name in fields:
+            which = () if name == "image" else (name,)
+            record[name] = Picture(self.store.read(index, *which), self.channels)
+        record["name"] = self.name(index)
         if self.labels is not None:
             record["label"] = int(self.labels[index])
         return record
@@ -91,10 +109,18 @@ class Source:
         )
 
 
+def _fields(store: Store) -> tuple[str, ...]:
+    return getattr(store, "fields", ("image",))
+
+
 @dataclass
 class _Chosen:
     store: Store
     rows: np.ndarray
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return _fields(self.store)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -102,8 +128,8 @@ class _Chosen:
     def name(self, index: int) -> str:
         return self.store.name(int(self.rows[index]))
 
-    def read(self, index: int) -> bytes | np.ndarray:
-        return self.store.read(int(self.rows[index]))
+    def read(self, index: int, *field: str) -> bytes | np.ndarray:
+        return self.store.read(int(self.rows[index]), *field)
 
     def stamp(self) -> str:
         return self.store.stamp()
@@ -117,6 +143,11 @@ class _Joined:
     titles: list[str]
     starts: np.ndarray
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What all of them have."""
+        return tuple(f for f in _fields(self.stores[0]) if all(f in _fields(store) for store in self.stores))
+
     def __len__(self) -> int:
         return int(self.starts[-1])
 
@@ -128,9 +159,9 @@ class _Joined:
         part, local = self._locate(index)
         return f"{self.titles[part]}/{self.stores[part].name(local)}"
 
-    def read(self, index: int) -> bytes | np.ndarray:
+    def read(self, index: int, *field: str) -> bytes | np.ndarray:
         part, local = self._locate(index)
-        return self.stores[part].read(local)
+        return self.stores[part].read(local, *field)
 
     def stamp(self) -> str:
         return " ".join(store.stamp() for store in self.stores)

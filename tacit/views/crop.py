@@ -22,6 +22,7 @@ class View(Protocol):
 
     name: str
     inputs: Inputs
+    field: str  # the picture of the record it reads; `image` where there is no such attribute
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, Any]:
         """Everything random about this view of a picture of that size."""
@@ -46,10 +47,14 @@ class Crop:
              Gaussian of the largest radius has ended
     clip_sides: a crop that would not fit has its sides cut to the picture's, instead of being drawn again (BYOL)
     brightness_adds: jitter shifts brightness instead of scaling it (BYOL, SimCLR)
+    field:   the picture of the record that is read; see `Source.fields`
+    whole:   no crop: all of the picture, each side resized to the input's
     """
 
     inputs: Inputs
     name: str = "crop"
+    field: str = "image"
+    whole: bool = False
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
@@ -74,8 +79,11 @@ class Crop:
         ]
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, Any]:
-        area = clipped_area if self.clip_sides else random_area
-        top, left, h, w = area(rng, height, width, self.scale, self.ratio)
+        if self.whole:
+            top, left, h, w = 0, 0, height, width
+        else:
+            area = clipped_area if self.clip_sides else random_area
+            top, left, h, w = area(rng, height, width, self.scale, self.ratio)
         b, c, s, turn = self.jitter or (0.0, 0.0, 0.0, 0.0)
         u = rng.random(10)  # always all of them, so that a changed chance changes nothing else
         return {

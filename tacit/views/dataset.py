@@ -23,11 +23,21 @@ REPLACEMENT = 1 << 40  # a view number no method has, for draws of a replacement
 class Views(Dataset):
     """`self[(epoch, index)]`: the crops of a record, one a view, with the parameters of what is still to be done.
 
-    A record that cannot be read is replaced by another, drawn from (seed, epoch, index) alone, and reported in `bad`.
+    A view reads the picture its `field` names, `image` unless it says another. A record that cannot be read is replaced
+    by another, drawn from (seed, epoch, index) alone, and reported in `bad`.
+
+    Raises:
+        DataError: a view reads a picture that the records do not have.
     """
 
     def __init__(self, source: Source, views: Sequence[View], seed: int):
         self.source, self.views, self.seed = source, list(views), seed
+        self.fields = [getattr(view, "field", "image") for view in views]
+        if missing := sorted({field for field in self.fields if field not in source.fields}):
+            raise DataError(
+                f"{source.title or 'The data'} has no {' and no '.join(missing)} beside each picture, which the method "
+                "compares. Give episodes of frames: --data episodes:FOLDER"
+            )
         self._bad: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -54,13 +64,18 @@ class Views(Dataset):
     def _read(self, epoch: int, index: int) -> dict[str, Any]:
         if index in self._bad:
             raise BadRecord(self._bad[index])
-        record = self.source[index]
-        picture = record["image"]
-        params = [
-            view.draw(rng(self.seed, epoch, index, number), picture.height, picture.width)
-            for number, view in enumerate(self.views)
-        ]
-        crops = picture.crops([view.cut(p) for view, p in zip(self.views, params, strict=True)])
+        distinct = list(dict.fromkeys(self.fields))
+        record = self.source.record(index, distinct)
+        params = []
+        for number, (view, field) in enumerate(zip(self.views, self.fields, strict=True)):
+            picture = record[field]
+            params.append(view.draw(rng(self.seed, epoch, index, number), picture.height, picture.width))
+        crops: list[Any] = [None] * len(params)
+        for field in distinct:  # each picture is decoded once
+            numbers = [n for n, other in enumerate(self.fields) if other == field]
+            cuts = [self.views[n].cut(params[n]) for n in numbers]
+            for n, crop in zip(numbers, record[field].crops(cuts), strict=True):
+                crops[n] = crop
         return {"crops": crops, "params": params, "index": index, "label": record.get("label", -1)}
 
 
