@@ -6,10 +6,11 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import PatchEmbed
 from torch import nn
 
 from tacit.encoders import cvt, geometry, sk_resnet  # noqa: F401 sk_resnet tells timm its names
-from tacit.encoders.encoder import Encoder, TokenBatchNorm, blocks_with_drop_path, set_drop_path
+from tacit.encoders.encoder import Encoder, TokenBatchNorm, WholePatches, blocks_with_drop_path, set_drop_path
 from tacit.encoders.geometry import family, geometry_problems, timm_arguments
 from tacit.errors import BadSettings, DataError, Unknown
 from tacit.views import Inputs, input_spec
@@ -52,6 +53,7 @@ def build(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     interpolation: str = "bilinear",
+    positions: int | None = None,
     pretrained: bool = False,
     **kwargs: Any,
 ) -> Encoder:
@@ -65,13 +67,16 @@ def build(
         norm_before_mlp: "ln", or "bn" for BatchNorm over batch and tokens.
         norm_eps: epsilon of a Swin's LayerNorms, where it should differ from timm's 1e-5; other trunks keep theirs.
         mean, std: of the inputs, one number a channel; ImageNet's when left out. interpolation: how they are resized.
+        positions: side in pixels that a ViT's position table is made for. The table is learned at that size and
+            interpolated to the grid of the input at every step (bicubic, antialiased); pixels on the right and below
+            that fill no patch are left unread. Trunks without such a table do without.
         kwargs: anything else timm's model takes.
 
     Raises:
         Unknown: no such name. BadSettings: the geometry does not work out, or the architecture lacks what is asked.
         DataError: the published weights cannot be fetched.
     """
-    found = problems(name, size, patch, window, channels, **kwargs)
+    found = problems(name, size, patch, window, channels, positions=positions, **kwargs)
     found += [
         f"{field} = {values}: must hold one number for each of the {channels} channels."
         for field, values in (("mean", mean), ("std", std))
@@ -79,7 +84,7 @@ def build(
     ]
     if found:
         raise BadSettings(found)
-    arch, made = resolve(name, size, patch, window, channels, kwargs)
+    arch, made = resolve(name, size, patch, window, channels, kwargs, positions)
     if norm_eps is not None and family(arch) == "swin":
         made["norm_eps"] = norm_eps
     inputs = input_spec(size, channels, mean, std, interpolation)
@@ -102,6 +107,8 @@ def assemble(
             f"The published weights of {name} cannot be fetched ({type(error).__name__}). Check the connection, or "
             f"take the architecture without them: {name}:random"
         ) from error
+    if made.get("dynamic_img_size") and type(trunk.patch_embed) is PatchEmbed:
+        trunk.patch_embed.__class__ = WholePatches
     if made.get("small_stem"):  # of small inputs nothing is thrown away at the start (He et al. 2016, section 4.2)
         trunk.conv1 = nn.Conv2d(trunk.in_chans, trunk.bn1.num_features, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(trunk.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -117,15 +124,16 @@ def assemble(
 
 
 def problems(
-    name: str, size: int, patch: int | None = None, window: int | None = None, channels: int = 3, **kwargs: Any
-) -> list[str]:
+    name: str, size: int, patch: int | None = None, window: int | None = None, channels: int = 3,
+    positions: int | None = None, **kwargs: Any,
+) -> list[str]:  # fmt: skip
     """Why `name` cannot be built for such inputs, with sizes that would work; empty when it can. Raises `Unknown`."""
     if name not in SMALL and not timm.is_model(name):
         raise Unknown("encoder", name, [*SMALL, *timm.list_models()], "Any timm name will do: timm.list_models().")
-    given = {"size": size, "channels": channels, "patch": patch, "window": window}
+    given = {"size": size, "channels": channels, "patch": patch, "window": window, "positions": positions}
     if low := [f"{field} = {n}: must be at least 1." for field, n in given.items() if n is not None and n < 1]:
         return low
-    arch, made = resolve(name, size, patch, window, channels, kwargs)
+    arch, made = resolve(name, size, patch, window, channels, kwargs, positions)
     return geometry_problems(name, arch, size, made)
 
 
@@ -150,8 +158,9 @@ def lacking(
 
 
 def resolve(
-    name: str, size: int, patch: int | None, window: int | None, channels: int, kwargs: dict[str, Any]
-) -> tuple[str, dict[str, Any]]:
+    name: str, size: int, patch: int | None, window: int | None, channels: int, kwargs: dict[str, Any],
+    positions: int | None = None,
+) -> tuple[str, dict[str, Any]]:  # fmt: skip
     """timm's architecture and arguments for `name`."""
     arch, changes = SMALL.get(name, (name, {}))
     made = {**changes, **kwargs}
@@ -161,6 +170,8 @@ def resolve(
         made["window_size"] = window
     if family(arch) in ("swin", "vit") or getattr(timm.get_pretrained_cfg(arch), "fixed_input_size", False):
         made["img_size"] = size
+    if positions is not None and family(arch) == "vit":
+        made |= {"img_size": positions, "dynamic_img_size": True}
     if channels != 3:
         made["in_chans"] = channels
     return arch, made

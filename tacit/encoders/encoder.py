@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.layers import DropPath
+from timm.layers import DropPath, PatchEmbed
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -107,3 +107,11 @@ class TokenBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(x.flatten(0, -2)).view_as(x)
+
+
+class WholePatches(PatchEmbed):
+    """Patches of inputs of any size; what fills none, on the right and below, is left unread, as by a convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = (n // p * p for n, p in zip(x.shape[2:], self.patch_size, strict=True))
+        return super().forward(x[:, :, :height, :width])

@@ -28,7 +28,10 @@ def geometry_problems(name: str, arch: str, size: int, made: dict[str, Any]) -> 
         if "patch_size" in made:
             found.append(f"patch = {patch}: the patch size of {name} cannot be chosen; leave it out.")
         return found or _tried(name, arch, size, made)
-    if size % patch or size < patch:
+    if made.get("dynamic_img_size"):
+        smallest = min(size, made["img_size"])
+        trouble = None if smallest >= patch else f"one patch of {name} is {patch} pixels, more than {smallest}."
+    elif size % patch or size < patch:
         trouble = (
             f"must be a multiple of the patch size of {name}; {size} = {size // patch} x {patch} + {size % patch}."
         )

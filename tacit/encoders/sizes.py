@@ -11,7 +11,7 @@ from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, 
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from tacit.encoders.encoder import Encoder
+from tacit.encoders.encoder import Encoder, WholePatches
 from tacit.errors import UsageError
 
 
@@ -35,7 +35,7 @@ def any_size(encoder: Encoder, *, mask_padding: bool = True, shift_as_built: boo
     made = copy.deepcopy(encoder)
     trunk = made.trunk
     if isinstance(trunk, VisionTransformer):
-        if type(trunk.patch_embed) is not PatchEmbed:
+        if type(trunk.patch_embed) not in (PatchEmbed, WholePatches):
             kind = type(trunk.patch_embed).__name__
             raise UsageError(f"{encoder.name} takes its own size only: its patches are made by {kind}.")
         trunk.dynamic_img_size = True

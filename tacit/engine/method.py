@@ -25,6 +25,7 @@ class Step(NamedTuple):
         negatives [D, K]     what every embedding is pushed away from
         targets [N, K]       probabilities over prototypes that a student is to match
         queue_age []         mean age of the negatives, in steps
+        metric/NAME []       a number of the method's own, logged under that name
         and whatever the method's own `after_step` needs.
     """
 

@@ -45,9 +45,7 @@ def health(signals: dict[str, Tensor]) -> dict[str, float]:
         p = p[:ROWS].float()
         each, all_of = (torch.special.entr(q).sum(-1).mean() for q in (p, p.mean(0, keepdim=True)))
         values |= {"target_entropy": each, "prototype_entropy": all_of, "target_information": all_of - each}
-    for name in ("momentum", "queue_age"):
-        if name in signals:
-            values[name] = signals[name]
+    values |= {n: s for n, s in signals.items() if n in ("momentum", "queue_age") or n.startswith("metric/")}
     return {name: float(value) for name, value in values.items()}
 
 

@@ -63,10 +63,15 @@ class Recipe:
     on_collapse: str = setting("stop", "what a collapse does to the run", choices=("stop", "warn"))
     loggers: tuple[str, ...] = setting((), "more loggers beside CSV and TensorBoard: wandb, mlflow")
 
+    @property
+    def trunk(self) -> dict[str, object]:
+        """More arguments of `encoders.build` that a method takes, so that its problems are those of what is built."""
+        return {}
+
 
 def problems(recipe: Recipe, *, ranks: int = 1) -> list[str]:
     """What cannot work whatever the method: the encoder's geometry and how a batch is split."""
-    found = encoders.problems(recipe.encoder, recipe.size, recipe.patch, recipe.window, recipe.channels)
+    found = encoders.problems(recipe.encoder, recipe.size, recipe.patch, recipe.window, recipe.channels, **recipe.trunk)
     parts = ranks * recipe.accumulate
     if recipe.batch_size % parts:
         below, above = max(recipe.batch_size // parts, 1) * parts, (recipe.batch_size // parts + 1) * parts

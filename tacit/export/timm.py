@@ -7,7 +7,7 @@ from pathlib import Path
 import timm
 from timm.models import model_entrypoint
 
-from tacit.encoders import Encoder, set_norm_eps, write_tensors
+from tacit.encoders import Encoder, set_norm_eps, step, write_tensors
 from tacit.errors import UsageError
 from tacit.run import read_json, write_json
 
@@ -19,6 +19,11 @@ def write(encoder: Encoder, folder: Path) -> None:
         raise UsageError(f"timm has no stem for small inputs as {encoder.name}'s; export it to torch or onnx.")
     if not model_entrypoint(encoder.arch).__module__.startswith("timm."):
         raise UsageError(f"timm has no {encoder.name}; export it to torch or onnx.")
+    if encoder.kwargs.get("dynamic_img_size") and encoder.inputs.size % step(encoder):
+        raise UsageError(
+            f"timm takes whole patches only, and {encoder.inputs.size} pixels are no multiple of {step(encoder)}. "
+            "Export this encoder to torch or onnx."
+        )
     write_tensors(folder / "model.safetensors", encoder.trunk.state_dict())
     write_json(
         folder / "config.json",

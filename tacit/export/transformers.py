@@ -57,6 +57,7 @@ def _inexpressible(encoder: Encoder) -> str | None:
         isinstance(trunk, VisionTransformer)
         and trunk.global_pool == "token"
         and trunk.num_prefix_tokens == 1
+        and not trunk.dynamic_img_size
         and trunk.pos_embed is not None
         and trunk.pos_embed.shape[1] == trunk.patch_embed.num_patches + 1
         and isinstance(trunk.norm_pre, nn.Identity)
