@@ -19,6 +19,7 @@ METHODS = {
     "moco_v2": "tacit.methods.image.moco_v2:MoCoV2",
     "moco_v3": "tacit.methods.image.moco_v3:MoCoV3",
     "byol": "tacit.methods.image.byol:BYOL",
+    "tov_vicreg": "tacit.methods.image.tov_vicreg:TOVVICReg",
 }
 
 

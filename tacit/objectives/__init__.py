@@ -2,12 +2,15 @@ from tacit.objectives.clustering import assignment_entropy, sinkhorn
 from tacit.objectives.contrastive import batch_info_nce, info_nce, nt_xent
 from tacit.objectives.decorrelation import covariance, invariance, variance
 from tacit.objectives.distillation import across_views, sharpen, soft_cross_entropy
+from tacit.objectives.order import ORDERS, arranged, order_accuracies, order_loss, preferred
 from tacit.objectives.regions import across_regions, best_match, region_cross_entropy
 from tacit.objectives.regression import normalised_mse
 
 __all__ = [
+    "ORDERS",
     "across_regions",
     "across_views",
+    "arranged",
     "assignment_entropy",
     "batch_info_nce",
     "best_match",
@@ -16,6 +19,9 @@ __all__ = [
     "invariance",
     "normalised_mse",
     "nt_xent",
+    "order_accuracies",
+    "order_loss",
+    "preferred",
     "region_cross_entropy",
     "sharpen",
     "sinkhorn",
