@@ -232,9 +232,10 @@ def test_stacks_of_another_number_of_frames():
 def test_a_sprite_keeps_to_its_frame_and_moves_by_its_velocity():
     frames, states = episode(np.random.default_rng(0), 40, size=42)
     assert frames.shape == (40, 42, 42)
-    for frame, (x, y, *_) in zip(frames, states, strict=True):
-        rows, columns = np.nonzero(frame == 220)
-        assert (rows.mean() + 0.5, columns.mean() + 0.5) == pytest.approx((y, x), abs=0.51)
+    for t, (frame, (x, y, *_)) in enumerate(zip(frames, states, strict=True)):
+        rows, columns = np.nonzero(frame[4:] == 255)
+        assert (rows.mean() + 4.5, columns.mean() + 0.5) == pytest.approx((y, x), abs=0.51)
+        assert (frame[0] == 255).sum() == round(42 * (t + 1) / 40)
     moved = np.diff(states[:, :2], axis=0)
     straight = (states[1:, 2:] == states[:-1, 2:]).all(1)
     assert straight.mean() > 0.5

@@ -85,7 +85,7 @@ class TOVVICReg(Method):
         # The order counts as much as another term, for there is no time to learn it a hundred times slower.
         "small": Settings(
             encoder="vit_mini", size=32, patch=None, positions=64, epochs=10, warmup_epochs=1, batch_size=64,
-            optimizer="adamw", lr=1e-3, lr_batch=64, weight_decay=0.05, hidden=256, out=256, min_area=0.2,
+            optimizer="adamw", lr=5e-4, lr_batch=64, weight_decay=0.05, hidden=256, out=256, min_area=0.2,
             order=10.0,
         ),
     }  # fmt: skip
