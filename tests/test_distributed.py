@@ -17,8 +17,8 @@ from tacit.distributed import (
     sum_over_ranks,
     world_size,
 )
-from tacit.objectives import batch_info_nce, covariance, nt_xent, sinkhorn
-from tacit.teachers import Center
+from tacit.objectives import batch_info_nce, covariance, invariance, nt_xent, sinkhorn, variance
+from tacit.teachers import Center, EmbeddingQueue
 
 
 def whole(rows: int, width: int, phase: float = 0.0) -> Tensor:
@@ -49,6 +49,27 @@ def centered(x: Tensor) -> Tensor:
     return center.center
 
 
+def queue_of(x: Tensor) -> EmbeddingQueue:
+    """Two batches of all ranks: full."""
+    queue = EmbeddingQueue(views=2, width=x.shape[1], length=16)
+    for phase in (0.0, 0.5):
+        queue.push(torch.stack([x + phase, x - phase]))
+    return queue
+
+
+def codes(x: Tensor) -> Tensor:
+    """As SwAV makes them, with a full queue of which each rank holds its share."""
+    prototypes = whole(4, x.shape[1], 0.7)
+    scores = torch.cat([queue_of(x).share()[1] @ prototypes.T, x @ prototypes.T])
+    return gather(sinkhorn(scores)[-len(x) :])
+
+
+def vicreg(x: Tensor, y: Tensor) -> Tensor:
+    """Means over each rank's own rows, statistics over all."""
+    every = [gather_with_grad(z) for z in (x, y)]
+    return 25 * invariance(x, y) + sum(12.5 * variance(z) + covariance(z) for z in every)
+
+
 def parallel_results() -> dict[str, Tensor]:
     """What every rank computes from its part; alone, from the whole."""
     parts = 2 // world_size()
@@ -67,6 +88,9 @@ def parallel_results() -> dict[str, Tensor]:
         "nt_xent": weight_gradient(lambda z: nt_xent(z, z.roll(1, 1), 0.2), x),
         "nt_xent value": mean_over_ranks(nt_xent(x, x.roll(1, 1), 0.2)),
         "covariance": weight_gradient(lambda z: covariance(gather_with_grad(z)), x),
+        "queue": queue_of(x).rows,
+        "codes": codes(x),
+        "vicreg": weight_gradient(lambda z: vicreg(z, z.roll(1, 1).sin()), x),
         "own": weight_gradient(lambda z: own_against_all(z, gather_with_grad(z), rank() * len(z)), x),
     }
 

@@ -81,10 +81,15 @@ class Prototypes(nn.Linear):
     """The prototypes of SwAV, the rows of a Linear without bias: unit embeddings [B, width] -> cosines [B, count].
 
     Call `normalise_` before the forward of every step (Caron et al. 2020, section 3.1); the scores are cosines then.
+    They are in float32: in assignments and softmax they are divided by .05 and .1, and the rounding with them.
     """
 
     def __init__(self, width: int, count: int):
         super().__init__(width, count, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
 
     @torch.no_grad()
     def normalise_(self) -> None:

@@ -1,4 +1,4 @@
-"""Queues of past keys, the negatives of momentum contrast (He et al. 2020, section 3.2)."""
+"""Queues of past keys (He et al. 2020, section 3.2) and of past embeddings (Caron et al. 2020, section 3.1)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tacit.distributed import gather
+from tacit.distributed import gather, rank, world_size
 
 
 class KeyQueue(nn.Module):
@@ -42,6 +42,36 @@ class KeyQueue(nn.Module):
         """Mean age in steps of the keys held, for a global batch of `batch` (random start keys count as none held)."""
         held = min(int(self.enqueued), self.length) / batch
         return (held + 1) / 2 if held else 0.0
+
+
+class EmbeddingQueue(nn.Module):
+    """The last embeddings of each view, the newest first, with which few records share many prototypes (SwAV).
+
+    `rows` [V, L, D] starts as zeros, of which `filled` are embeddings. Both are buffers, so a checkpoint holds them,
+    and the same on all ranks.
+    """
+
+    def __init__(self, views: int, width: int, length: int):
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(views, length, width))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+
+    @property
+    def full(self) -> bool:
+        """Whether every row holds an embedding; never of a queue without rows."""
+        length = self.rows.shape[1]
+        return length > 0 and int(self.filled) >= length
+
+    def share(self) -> Tensor:
+        """This rank's part of the rows, [V, L / ranks, D]: all ranks together hold the queue once."""
+        return self.rows.tensor_split(world_size(), dim=1)[rank() % world_size()]
+
+    @torch.no_grad()
+    def push(self, embeddings: Tensor) -> None:
+        """Put `embeddings` [V, B, D], those of all ranks in the order of the ranks, before the others."""
+        new = gather(embeddings.transpose(0, 1)).transpose(0, 1).to(self.rows.dtype)
+        self.rows.copy_(torch.cat([new, self.rows], dim=1)[:, : self.rows.shape[1]])
+        self.filled += new.shape[1]
 
 
 def queue_problems(length: int, batch: int, name: str = "queue_size") -> list[str]:

@@ -1,7 +1,7 @@
 from tacit.views.crop import Crop, View
 from tacit.views.dataset import Plain, Views, collate, finish
 from tacit.views.inputs import IMAGENET_MEAN, IMAGENET_STD, Inputs, input_spec
-from tacit.views.multi_crop import multi_crop
+from tacit.views.multi_crop import equal_multi_crop, multi_crop
 from tacit.views.random import rng
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "View",
     "Views",
     "collate",
+    "equal_multi_crop",
     "finish",
     "input_spec",
     "multi_crop",

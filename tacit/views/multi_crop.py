@@ -19,14 +19,31 @@ def multi_crop(
     small crops go with as many sizes.
     """
     shared = Crop(inputs=inputs, flip=0.5, jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray_p=0.2, blur_sigma=blur_sigma)
+    large = [replace(shared, blur_p=1.0), replace(shared, blur_p=0.1, solarize_p=0.2)]
+    return _named(large, replace(shared, blur_p=0.5), local_crops, local_size, global_area, local_area)
+
+
+def equal_multi_crop(
+    inputs: Inputs, local_crops: int, local_size: int, global_area: tuple[float, float],
+    local_area: tuple[float, float], blur_sigma: tuple[float, float] = (0.1, 2.0), jitter_strength: float = 1.0,
+) -> list[Crop]:  # fmt: skip
+    """SwAV's: all crops change colours alike, twice as strongly as DINO's, blur half the time and never solarise.
+
+    In the order of their sizes, the two large ones first (Caron et al. 2020, section 3.2 and the official code).
+    """
+    jitter = tuple(jitter_strength * reach for reach in (0.8, 0.8, 0.8, 0.2))
+    crop = Crop(inputs=inputs, flip=0.5, jitter=jitter, jitter_p=0.8, gray_p=0.2, blur_p=0.5, blur_sigma=blur_sigma)
+    return _named([crop, crop], crop, local_crops, local_size, global_area, local_area)
+
+
+def _named(
+    large: list[Crop], small: Crop, local_crops: int | Sequence[int], local_size: int | Sequence[int],
+    global_area: tuple[float, float], local_area: tuple[float, float],
+) -> list[Crop]:  # fmt: skip
     counts = [local_crops] if isinstance(local_crops, int) else local_crops
     sizes = [local_size] if isinstance(local_size, int) else local_size
-    small = [replace(inputs, size=size) for count, size in zip(counts, sizes, strict=True) for _ in range(count)]
+    inputs = [replace(small.inputs, size=size) for count, size in zip(counts, sizes, strict=True) for _ in range(count)]
     return [
-        replace(shared, name="global 1", scale=global_area, blur_p=1.0),
-        replace(shared, name="global 2", scale=global_area, blur_p=0.1, solarize_p=0.2),
-        *(
-            replace(shared, name=f"local {i + 1}", inputs=one, scale=local_area, blur_p=0.5)
-            for i, one in enumerate(small)
-        ),
+        *(replace(crop, name=f"global {i + 1}", scale=global_area) for i, crop in enumerate(large)),
+        *(replace(small, name=f"local {i + 1}", inputs=one, scale=local_area) for i, one in enumerate(inputs)),
     ]

@@ -102,3 +102,12 @@ def test_prototypes_are_normalised_in_place_without_gradient():
     assert list(prototypes.state_dict()) == ["weight"]
     z = F.normalize(wave(3, 5), dim=1)
     torch.testing.assert_close(prototypes(z), F.cosine_similarity(z[:, None], weight[None], dim=2))
+
+
+def test_scores_keep_their_digits_inside_an_autocast_region():
+    prototypes, x = Prototypes(8, 5), F.normalize(wave(4, 8), dim=1)
+    prototypes.normalise_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = prototypes(x)
+        assert prototypes(x.bfloat16()).dtype == torch.float32
+    torch.testing.assert_close(found, x @ prototypes.weight.T, atol=1e-6, rtol=0)

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tacit.teachers import KeyQueue, ema_update, momentum_copy, queue_problems
+from tacit.teachers import EmbeddingQueue, KeyQueue, ema_update, momentum_copy, queue_problems
 
 
 def test_the_copy_shares_nothing_and_wants_no_gradient():
@@ -72,3 +72,19 @@ def test_the_whole_queue_is_in_the_state():
     assert torch.equal(other.keys, queue.keys)
     assert int(other.pointer) == 4
     assert other.age(4) == 1
+
+
+def test_recent_embeddings_are_newest_first_and_the_oldest_leave():
+    queue = EmbeddingQueue(views=2, width=3, length=6)
+    written = [torch.randn(2, 2, 3) for _ in range(4)]
+    for count, rows in enumerate(written, start=1):
+        assert not queue.full or count > 3
+        queue.push(rows)
+        torch.testing.assert_close(queue.rows[:, :2], rows)
+        assert queue.full == (count >= 3)
+    torch.testing.assert_close(queue.rows, torch.cat([written[3], written[2], written[1]], dim=1))
+    assert torch.equal(queue.share(), queue.rows)
+    fresh = EmbeddingQueue(views=2, width=3, length=6)
+    fresh.load_state_dict(queue.state_dict())
+    assert fresh.full
+    assert not EmbeddingQueue(views=2, width=3, length=0).full

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import RandomResizedCrop
 
-from tacit.views import Crop, Inputs, input_spec, multi_crop, rng
+from tacit.views import Crop, Inputs, equal_multi_crop, input_spec, multi_crop, rng
 from tacit.views.crop import clipped_area, random_area
 
 SPEC = input_spec(16)
@@ -138,3 +138,19 @@ def test_small_crops_come_after_the_large_and_are_smaller():
     views = multi_crop(input_spec(32), 3, 16, (0.4, 1.0), (0.05, 0.4))
     assert [v.name for v in views] == ["global 1", "global 2", "local 1", "local 2", "local 3"]
     assert [v.inputs.size for v in views] == [32, 32, 16, 16, 16]
+
+
+def test_crops_of_swav_differ_in_size_and_area_alone():
+    views = equal_multi_crop(input_spec(32), 2, 16, (0.14, 1.0), (0.05, 0.14), jitter_strength=0.5)
+    assert [v.name for v in views] == ["global 1", "global 2", "local 1", "local 2"]
+    assert [v.inputs.size for v in views] == [32, 32, 16, 16]
+    assert [v.scale for v in views] == [(0.14, 1.0)] * 2 + [(0.05, 0.14)] * 2
+    assert {(v.jitter, v.blur_p, v.solarize_p) for v in views} == {((0.4, 0.4, 0.4, 0.1), 0.5, 0.0)}
+    assert equal_multi_crop(input_spec(32), 0, 16, (0.14, 1.0), (0.05, 0.14))[0].jitter == (0.8, 0.8, 0.8, 0.2)
+
+
+def test_large_crops_of_dino_blur_and_solarise_differently():
+    views = multi_crop(input_spec(32), 1, 16, (0.4, 1.0), (0.05, 0.4))
+    assert [(v.blur_p, v.solarize_p, v.scale) for v in views] == [
+        (1.0, 0.0, (0.4, 1.0)), (0.1, 0.2, (0.4, 1.0)), (0.5, 0.0, (0.05, 0.4)),
+    ]  # fmt: skip
