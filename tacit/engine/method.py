@@ -24,6 +24,8 @@ class Step(NamedTuple):
         positives [N, D]     row n belongs to the same record as row n of `embeddings`
         negatives [D, K]     what every embedding is pushed away from
         targets [N, K]       probabilities over prototypes that a student is to match
+        embedding_scale []   where the loss is to keep embeddings from shrinking: the mean standard deviation of their
+                             dimensions, not normalised, as a share of what it asks for
         queue_age []         mean age of the negatives, in steps
         metric/NAME []       a number of the method's own, logged under that name
         and whatever the method's own `after_step` needs.

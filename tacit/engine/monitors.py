@@ -45,7 +45,8 @@ def health(signals: dict[str, Tensor]) -> dict[str, float]:
         p = p[:ROWS].float()
         each, all_of = (torch.special.entr(q).sum(-1).mean() for q in (p, p.mean(0, keepdim=True)))
         values |= {"target_entropy": each, "prototype_entropy": all_of, "target_information": all_of - each}
-    values |= {n: s for n, s in signals.items() if n in ("momentum", "queue_age") or n.startswith("metric/")}
+    known = ("embedding_scale", "momentum", "queue_age")
+    values |= {n: s for n, s in signals.items() if n in known or n.startswith("metric/")}
     return {name: float(value) for name, value in values.items()}
 
 
@@ -81,6 +82,11 @@ def _reason(values: dict[str, float]) -> str | None:
         return (
             f"all embeddings are nearly the same (spread {values['embedding_std']:.3f} of a uniform spread's 1, "
             f"limit {COLLAPSED_STD})"
+        )
+    if values.get("embedding_scale", 1.0) < COLLAPSED_STD:
+        return (
+            f"all embeddings shrink to one point (their dimensions vary by {values['embedding_scale']:.3f} of what the "
+            f"loss asks for, limit {COLLAPSED_STD})"
         )
     if values["embedding_rank"] < COLLAPSED_RANK:
         return f"the embeddings lie along {values['embedding_rank']:.1f} directions (limit {COLLAPSED_RANK})"

@@ -20,6 +20,8 @@ METHODS = {
     "moco_v3": "tacit.methods.image.moco_v3:MoCoV3",
     "byol": "tacit.methods.image.byol:BYOL",
     "tov_vicreg": "tacit.methods.image.tov_vicreg:TOVVICReg",
+    "swav": "tacit.methods.image.swav:SwAV",
+    "vicreg": "tacit.methods.image.vicreg:VICReg",
 }
 
 

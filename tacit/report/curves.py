@@ -39,6 +39,11 @@ CURVES: dict[str, Curve] = {
         "Spread of embeddings", "spread",
         "1 is spread evenly over all directions. Bad: near 0, where every record gets the same output.",
     ),
+    "embedding_scale": Curve(
+        "Scale of embeddings", "share",
+        "How much the dimensions vary, as a share of what the loss asks for: rises towards 1. Bad: falls to 0, where "
+        "every record gets the same output.",
+    ),
     "rankme": Curve(
         "RankMe of features", "effective rank",
         "How many directions the encoder's features use, mean included. More is usually better; bad: falls and stays "
