@@ -26,6 +26,7 @@ class Encoder(nn.Module):
         self.trunk = trunk
         self.name, self.arch, self.kwargs, self.norm_before_mlp = name, arch, kwargs, norm
         self.inputs = inputs
+        self.start: tuple[str, ...] = ()  # how its first weights were drawn, where not as timm draws them
         self.width: int = getattr(trunk, "head_hidden_size", trunk.num_features)
 
     @property

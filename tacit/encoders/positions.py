@@ -52,4 +52,5 @@ def sincos_positions_(encoder: Encoder, first: str = "column") -> Encoder:
     table.zero_()
     table[0, table.shape[1] - len(patches) :] = patches
     table.requires_grad_(False)
+    encoder.start = (*encoder.start, f"sincos_{first}")
     return encoder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,20 @@ from tacit.encoders.build import SMALL, assemble, build
 from tacit.encoders.encoder import Encoder
 from tacit.encoders.foreign import Foreign, read_timm, read_transformers
 from tacit.encoders.names import from_transformers
+from tacit.encoders.positions import sincos_positions_
 from tacit.encoders.programs import FILES, SUFFIXES, read_program
+from tacit.encoders.xavier import xavier_
 from tacit.errors import DataError, Unknown, UsageError
 from tacit.run import atomic, read_json, write_json
 from tacit.views import Inputs
 
 FORMAT = 1
+STARTS = {
+    "xavier": xavier_,
+    "xavier_qkv": partial(xavier_, split_qkv=True),
+    "sincos_row": partial(sincos_positions_, first="row"),
+    "sincos_column": partial(sincos_positions_, first="column"),
+}
 
 
 def save(encoder: Encoder, folder: str | os.PathLike) -> None:
@@ -50,6 +59,7 @@ def describe(encoder: Encoder) -> dict[str, Any]:
         "arch": encoder.arch,
         "kwargs": encoder.kwargs,
         "norm_before_mlp": encoder.norm_before_mlp,
+        "start": list(encoder.start),
         "feature": encoder.feature,
         "width": encoder.width,
         "inputs": encoder.inputs.to_dict(),
@@ -129,7 +139,10 @@ def like(encoder: Encoder) -> Encoder:
     """An encoder of the same architecture and inputs with fresh weights. UsageError: a program of an unknown one."""
     if isinstance(encoder, Foreign):
         return encoder.fresh()
-    return assemble(encoder.name, encoder.arch, encoder.kwargs, encoder.norm_before_mlp, encoder.inputs)
+    made = assemble(encoder.name, encoder.arch, encoder.kwargs, encoder.norm_before_mlp, encoder.inputs)
+    for how in encoder.start:
+        STARTS[how](made)
+    return made
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -161,6 +174,7 @@ def _read(folder: Path, foreign: bool) -> Encoder:
     kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in about["kwargs"].items()}
     inputs = Inputs.from_dict(about["inputs"])
     encoder = assemble(about["name"], about["arch"], kwargs, about["norm_before_mlp"], inputs)
+    encoder.start = tuple(how for how in about.get("start", ()) if how in STARTS)
     path = folder / "model.safetensors"
     try:
         state = load_file(path)

@@ -31,4 +31,5 @@ def xavier_(encoder: Encoder, *, split_qkv: bool = False) -> Encoder:
         module.weight.uniform_(-bound, bound)
         if module.bias is not None:
             module.bias.zero_()
+    encoder.start = (*encoder.start, "xavier_qkv" if split_qkv else "xavier")
     return encoder

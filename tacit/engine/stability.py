@@ -5,11 +5,13 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from torch import nn
 
 SPIKE = 10.0  # times the running median of the layer's gradient norm
 USUAL = 100  # steps the running median is of
+TOKENS = ("cls_token", "reg_token", "mask_token", "pos_embed")
 FIRST = 20  # steps before anything is called usual
 
 
@@ -23,11 +25,9 @@ def layers_of(method: nn.Module) -> dict[str, frozenset[str]]:
             if inside and not any(name.startswith(f"{other}.") for other in blocks):
                 blocks[name] = inside
     within = {n for inside in blocks.values() for n in inside}
-    before = []
-    for n in names:  # the stem: what comes before the first block
-        if n in within:
-            break
-        before.append(n)
+    before = list(takewhile(lambda n: n not in within, names))
+    # A class token that starts near 0 has gradients that dwarf the patch projection's, and would hide its spikes.
+    before = [n for n in before if not n.endswith(TOKENS)] or before
     parts = {"stem": before}
     if blocks:
         parts |= {"first_block": next(iter(blocks.values())), "last_block": list(blocks.values())[-1]}

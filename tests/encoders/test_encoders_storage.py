@@ -49,6 +49,18 @@ def test_a_twin_has_the_same_shape_and_inputs_and_other_weights(choice):
     assert not torch.equal(twin.eval()(image(encoder)), encoder.eval()(image(encoder)))
 
 
+def test_a_twin_starts_as_its_encoder_did(tmp_path):
+    encoder = made("vit")
+    encoders.sincos_positions_(encoders.xavier_(encoder, split_qkv=True), first="row")
+    encoders.save(encoder, tmp_path)
+    twin = encoders.like(encoders.load(tmp_path))
+    assert twin.start == ("xavier_qkv", "sincos_row")
+    assert torch.equal(twin.trunk.pos_embed, encoder.trunk.pos_embed)
+    mine, theirs = (e.trunk.blocks[0].attn.qkv.weight for e in (encoder, twin))
+    assert not torch.equal(mine, theirs)
+    assert theirs.abs().max().item() == pytest.approx(mine.abs().max().item(), rel=0.05)  # of one uniform distribution
+
+
 def test_the_description_says_what_it_is_and_what_it_eats(tmp_path):
     encoders.save(made("vit"), tmp_path)
     about = json.loads((tmp_path / "encoder.json").read_text())

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from tacit import encoders
 from tacit.engine import Method, Progress, Recipe, Step
@@ -110,10 +110,13 @@ class MoBY(Method):
 
     def loss(self, views: list[dict[str, Tensor]], progress: Progress) -> Step:
         images = [view["image"] for view in views]  # 2 x [B, C, H, W]
-        features = self.encode(self.encoder, images)  # 2 x [B, D]
+        features = encoders.view_by_view(self.encoder, images)  # 2 x [B, D]
         q1, q2 = (F.normalize(self.predictor(self.projector(x)).float(), dim=1) for x in features)
         with torch.no_grad():
-            k1, k2 = (F.normalize(self.key_projector(x).float(), dim=1) for x in self.encode(self.key_encoder, images))
+            k1, k2 = (
+                F.normalize(self.key_projector(x).float(), dim=1)
+                for x in encoders.view_by_view(self.key_encoder, images)
+            )
 
         queue1, queue2 = self.queue.keys  # as they were before this batch
         t = self.s.temperature
@@ -131,9 +134,3 @@ class MoBY(Method):
 
     def after_step(self, signals: list[dict[str, Tensor]], progress: Progress) -> None:
         self.queue.enqueue(torch.cat([s["keys"] for s in signals], dim=1))
-
-    def encode(self, encoder: nn.Module, images: list[Tensor]) -> tuple[Tensor, ...]:
-        """Both views in one pass, unless a BatchNorm inside would mix their statistics."""
-        if self.s.norm_before_mlp == "bn":
-            return tuple(encoder(x) for x in images)
-        return encoder(torch.cat(images)).chunk(2)
