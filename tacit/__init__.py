@@ -7,9 +7,9 @@ import sys
 from types import ModuleType
 
 __version__ = "0.1.0"
-__all__ = ["Run", "compare", "embed", "evaluate", "export", "pretrain", "report", "transfer"]
+__all__ = ["Run", "audit", "compare", "embed", "evaluate", "export", "pretrain", "report", "transfer"]
 
-_VERBS = ("compare", "embed", "evaluate", "export", "pretrain", "report", "transfer")
+_VERBS = ("audit", "compare", "embed", "evaluate", "export", "pretrain", "report", "transfer")
 
 
 def __getattr__(name: str):

@@ -468,6 +468,38 @@ def embed(
     return {"out": str(out), "rows": rows, "width": encoder.width, "bad_files": bad}
 
 
+def audit(
+    folder: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    detector: Sequence[Any] = (),
+    near: int | None = None,
+    metadata: str | os.PathLike | None = None,
+    licence: str | None = None,
+    unlicensed: str = "stop",
+    remove: str | os.PathLike | None = None,
+    truth: str | None = None,
+    source: str = "",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Sort out what of a folder of images may be trained on: `out`/kept.csv is a table that `pretrain` takes as data.
+
+    Args:
+        detector: functions of yours that score a picture, asked in this order, as "face=module:function>0.5" or
+            `tacit.data.audit.Stage`.
+
+    The others are those of `tacit.data.audit.audit`. Returns what `out`/provenance.json holds.
+    """
+    from tacit.data.audit import Stage
+    from tacit.data.audit import audit as audit_folder
+
+    stages = [d if isinstance(d, Stage) else Stage.parse(d) for d in detector]
+    return audit_folder(
+        folder, out, stages, near=near, metadata=metadata, licence=licence, unlicensed=unlicensed, remove=remove,
+        truth=truth, source=source, progress=progress,
+    ).provenance  # fmt: skip
+
+
 def export(what: Any, to: str, out: str | os.PathLike, *, check: bool = True) -> dict[str, Any]:
     """The encoder in the form another tool loads: "timm", "transformers", "torch" or "onnx"; verified to agree."""
     from tacit.export import export as export_encoder

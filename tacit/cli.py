@@ -76,6 +76,58 @@ def methods(
 
 
 @app.command()
+def audit(
+    folder: Annotated[str, typer.Argument(help="Images, nested as they may be.")],
+    out: Annotated[str, typer.Option(help="A folder for kept.csv, rejected.csv and provenance.json.")],
+    detector: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MODULE:FUNCTION",
+            help="Yours: scores a picture. Again for a second stage, the cheap one first. A face rejects above 0.5, a "
+            "person from 0.5 on; else write 'NAME=MODULE:FUNCTION>=0.5'.",
+        ),
+    ] = None,
+    near: Annotated[int | None, typer.Option(help="Bits of 64 in which look-alikes may differ; 4 is usual.")] = None,
+    metadata: Annotated[
+        str | None, typer.Option(help="Table with a row a file: its hash or path, author, licence, and what you like.")
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Of all files, where the table does not say.")] = None,
+    unlicensed: Annotated[str, typer.Option(help="A file without author or licence: stop, reject or keep.")] = "stop",
+    remove: Annotated[str | None, typer.Option(help="List of hashes or names to reject in any case.")] = None,
+    truth: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Of the table, 1 where a person saw what detectors should find."),
+    ] = None,
+    source: Annotated[str, typer.Option(help="What the files are, with its version; for provenance.json.")] = "",
+    json: Json = False,
+) -> None:
+    """Sort out what may be trained on: readable, once each, licensed, and past your detectors.
+
+    Example: tacit audit photos/ --out audit/ --detector face=mine:faces --detector person=mine:people --near 4
+    """
+    from tacit import api
+
+    with _bar() as progress:
+        result = api.audit(
+            folder, out, detector=detector or [], near=near, metadata=metadata, licence=licence, unlicensed=unlicensed,
+            remove=remove, truth=truth, source=source, progress=progress,
+        )  # fmt: skip
+    if json:
+        print(api.to_json(result))
+        return
+    for reason, count in result["rejected"].items():
+        print(f"{count:,} rejected: {reason}")
+    print(
+        f"{result['kept']:,} of {result['files']:,} files kept. Train on them with: --data {out.rstrip('/')}/kept.csv"
+    )
+    if result["recall"] and (found := result["recall"]["found"]):
+        print(
+            f"Of {found['of']:,} files marked in {truth}, detectors found {100 * found['value']:.1f} % "
+            f"({100 * found['low']:.1f} to {100 * found['high']:.1f}); the others are named in provenance.json."
+        )
+
+
+@app.command()
 def pretrain(
     method: Annotated[str | None, typer.Argument(help="A published system; see `tacit methods`.")] = None,
     data: Annotated[

@@ -48,7 +48,7 @@ def test_help_loads_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "verb", ["", "pretrain", "evaluate", "compare", "transfer", "embed", "export", "report", "methods"]
+    "verb", ["", "audit", "pretrain", "evaluate", "compare", "transfer", "embed", "export", "report", "methods"]
 )
 def test_every_help_has_a_sentence_and_an_example(verb, tacit_):
     code, out, _ = tacit_(*([verb] if verb else []), "--help")

@@ -79,7 +79,7 @@ def _build(root: Path, path: Path) -> Index:
     names, duplicates = _with_links(root, names, links, skipped)
     if not names:
         raise DataError(_nothing(root, skipped, other))
-    names.sort()
+    names.sort(key=lambda name: name.replace(os.sep, "/"))  # the same order on every system
     column = pa.array(names, pa.large_string())
     columns, classes = {"name": column}, None
     if (found := class_folders(names, os.sep)) is not None:

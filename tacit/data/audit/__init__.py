@@ -1,0 +1,4 @@
+from tacit.data.audit.audit import Audit, audit
+from tacit.data.audit.stages import Stage
+
+__all__ = ["Audit", "Stage", "audit"]
