@@ -95,5 +95,6 @@ def _reason(values: dict[str, float]) -> str | None:
 
 REMEDY = (
     "Usual remedies: a lower --set lr=… , a longer --set warmup_epochs=… , a momentum nearer to 1, a larger batch, "
-    "or the method's preset unchanged. Look at embedding_std and embedding_rank in the report."
+    "or the method's preset unchanged. Look at embedding_std, embedding_rank, embedding_scale and target_information "
+    "in the report."
 )

@@ -2,6 +2,7 @@ from tacit.views.crop import Crop, View
 from tacit.views.dataset import Plain, Views, collate, finish
 from tacit.views.inputs import IMAGENET_MEAN, IMAGENET_STD, Inputs, input_spec
 from tacit.views.multi_crop import equal_multi_crop, multi_crop
+from tacit.views.pair import unlike_pair
 from tacit.views.random import rng
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "input_spec",
     "multi_crop",
     "rng",
+    "unlike_pair",
 ]

@@ -9,7 +9,7 @@ turns about the mean luma, not each channel's mean, and the blur repeats edges w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from tacit.heads import mlp
 from tacit.objectives import normalised_mse
 from tacit.settings import again, setting
 from tacit.teachers import ema_update, momentum_copy
-from tacit.views import Crop
+from tacit.views import Crop, unlike_pair
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,10 @@ class BYOL(Method):
 
     def views(self) -> list[Crop]:
         """Both pipelines shift brightness and cut crops to the picture; they differ in blur and solarisation."""
-        shared = Crop(
-            inputs=self.encoder.inputs, scale=(self.s.min_area, 1.0), ratio=(3 / 4, 4 / 3), clip_sides=True, flip=0.5,
-            jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, brightness_adds=True, gray_p=0.2, blur_sigma=self.s.blur_sigma,
-            blur_reach=max(self.s.size // 20, 1), solarize_threshold=0.5,
+        return unlike_pair(
+            self.encoder.inputs, min_area=self.s.min_area, blur_sigma=self.s.blur_sigma, clip_sides=True,
+            brightness_adds=True, blur_reach=max(self.s.size // 20, 1), solarize_threshold=0.5,
         )  # fmt: skip
-        return [
-            replace(shared, name="view 1", blur_p=1.0, solarize_p=0.0),
-            replace(shared, name="view 2", blur_p=0.1, solarize_p=0.2),
-        ]
 
     def after_init(self) -> None:
         ema_update(self.target, self.encoder, 0.0)

@@ -6,7 +6,7 @@ BYOL, for transformers: AdamW, and drop path on the online branch alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from tacit.heads import mlp
 from tacit.objectives import info_nce
 from tacit.settings import again, setting
 from tacit.teachers import KeyQueue, ema_update, momentum_copy, queue_problems
-from tacit.views import Crop
+from tacit.views import Crop, unlike_pair
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,8 @@ class MoBY(Method):
 
     def views(self) -> list[Crop]:
         """T1 always blurs and never solarises, T2 blurs one in ten and solarises one in five; all else is shared."""
-        shared = Crop(
-            inputs=self.encoder.inputs, scale=(self.s.min_area, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5,
-            jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray_p=0.2, blur_sigma=self.s.blur_sigma,
-        )  # fmt: skip
-        return [
-            replace(shared, name="T1", blur_p=1.0, solarize_p=0.0),
-            replace(shared, name="T2", blur_p=0.1, solarize_p=0.2),
-        ]
+        pair = {"min_area": self.s.min_area, "blur_sigma": self.s.blur_sigma}
+        return unlike_pair(self.encoder.inputs, names=("T1", "T2"), **pair)
 
     def after_init(self) -> None:
         ema_update(self.key_encoder, self.encoder, 0.0)

@@ -2,7 +2,8 @@
 
 Caron et al. 2020, arXiv 2006.09882. Online clustering: optimal transport assigns the records of a batch to prototypes,
 each of them used alike, and every crop predicts the assignments (the codes) of the other large crops of its record. No
-pairs are compared and no encoder is averaged.
+pairs are compared and no encoder is averaged. On several GPUs the BatchNorms are synchronised over all of them, where
+the official code does so in groups of eight.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ two of them together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from tacit.engine import Method, Progress, Recipe, Step
 from tacit.heads import mlp
 from tacit.objectives import covariance, invariance, variance
 from tacit.settings import again, setting
-from tacit.views import Crop
+from tacit.views import Crop, unlike_pair
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,7 @@ class VICReg(Method):
 
     def views(self) -> list[Crop]:
         """As in BYOL: the first always blurs, the second blurs one in ten and solarises one in five."""
-        shared = Crop(
-            inputs=self.encoder.inputs, scale=(self.s.min_area, 1.0), flip=0.5,
-            jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray_p=0.2, blur_sigma=self.s.blur_sigma,
-        )  # fmt: skip
-        return [
-            replace(shared, name="view 1", blur_p=1.0),
-            replace(shared, name="view 2", blur_p=0.1, solarize_p=0.2),
-        ]
+        return unlike_pair(self.encoder.inputs, min_area=self.s.min_area, blur_sigma=self.s.blur_sigma)
 
     def loss(self, views: list[dict[str, Tensor]], progress: Progress) -> Step:
         # One pass a view: every BatchNorm sees the views apart.
