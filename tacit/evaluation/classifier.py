@@ -80,7 +80,7 @@ def train_classifier(
     model = Classifier(deepcopy(encoder), len(source.classes), deepcopy(neck), neck_width).to(device).train()
     batch = min(recipe.batch_size, len(source))
     steps = recipe.epochs * (len(source) // batch)
-    solver, view = _solver(model, recipe), Crop(encoder.inputs, "fine-tune", (recipe.min_area, 1.0))
+    solver, view = _solver(model, recipe), Crop(inputs=encoder.inputs, name="fine-tune", scale=(recipe.min_area, 1.0))
     loader = DataLoader(
         Views(source, [view], seed), collate_fn=collate, num_workers=workers,
         batch_sampler=Batches(source, batch_size=batch, seed=seed, total_steps=steps),

@@ -94,7 +94,7 @@ def test_every_table_says_split_seed_and_inputs_and_escapes_names():
     for one in several.values():
         row = one["results"][0]
         one["results"].append({**row, "protocol": "linear_sgd", "settings": {"feature": ["cls", "last4", "cls"]}})
-    text = tables.markdown(evaluation.compare(several))
+    text = tables.markdown(*tables.parts(evaluation.compare(several)))
     assert "| features |" in text
     assert "| cls/last4 |" in text
     assert "Features:" not in text
