@@ -111,13 +111,16 @@ def evaluate(
         for one in asked:
             if subject is not None or not PROTOCOLS[one.name].needs_encoder:
                 scores += _apart(_run(one, task, skipped, strict=not choose), one, asked)
-    split = "test set" if rows is None else _SPLITS[train.groups is not None].format(seed=seed)
+    split = "test set" if rows is None else f"{_split_of(train)} held out by seed {seed}"
     return packed(
         scores, encoder, split=split, split_hash=_split_hash(train, test, rows), seed=seed, bad=bad, skipped=skipped
     )
 
 
-_SPLITS = {False: "a fifth of each class held out by seed {seed}", True: "whole groups held out by seed {seed}"}
+def _split_of(train: Source) -> str:
+    if train.groups is not None:
+        return "whole groups"
+    return "a fifth of the records" if train.labels is None else "a fifth of each class"
 
 
 def kind_of(train: Source, test: Source | None) -> str:

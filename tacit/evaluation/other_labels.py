@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,10 @@ def run_ridge(task: Task, *, feature: str = "pooled") -> list[Score]:
         said = {"column": name, "l2": float(found.strength[i]), "feature": feature}
         label = "ridge" if found.predicted.shape[1] == 1 else f"ridge:{name}"
         both = found.predicted[:, i], task.test.targets[:, i]
+        known = int(np.isfinite(both[1]).sum())
         for metric in ("r2", "mae", "nmad", "spearman"):
-            scores.append(task.statistic(label, metric, both, lambda p, t, m=metric: errors(p, t)[m], said))
+            score = task.statistic(label, metric, both, lambda p, t, m=metric: errors(p, t)[m], said)
+            scores.append(replace(score, n=known))
     return scores
 
 

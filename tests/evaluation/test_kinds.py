@@ -55,6 +55,20 @@ def test_numbers_are_regressed_column_by_column(encoder, scans):
     assert result["split"] == "whole groups held out by seed 0"
 
 
+def test_records_without_a_number_are_not_counted(encoder, scans):
+    with open(scans, encoding="utf-8", newline="") as f:
+        head, *rows = csv.reader(f)
+    for row in rows[::4]:
+        row[head.index("red")] = "nan"
+    other = scans.with_name("unknown.csv")
+    with open(other, "w", encoding="utf-8", newline="") as f:
+        csv.writer(f).writerows([head, *rows])
+    result = tacit.evaluate(encoder, other, other, label="red", protocol="ridge", baselines=False)
+    assert {r["n"] for r in result["results"]} == {90}
+    alone = tacit.evaluate(encoder, other, label="red", protocol="ridge", baselines=False)
+    assert alone["split"] == "a fifth of the records held out by seed 0"
+
+
 def test_several_labels_get_a_map_and_each_its_own(encoder, scans):
     result = tacit.evaluate(encoder, scans, label="tags", protocol="multi_label")
     row = scores(result, "raw-input")["multi_label", "map"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -51,6 +53,18 @@ def test_a_set_with_boxes_is_detected(encoder, tmp_path):
     assert (row["metric"], row["n"]) == ("box_ap", 2)
     assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
     assert row["settings"]["model"] == "mask_rcnn"
+
+
+def test_boxes_that_are_none_are_left_out_and_listed(encoder, tmp_path):
+    pytest.importorskip("pycocotools")
+    train, test = (write_boxes(tmp_path / name, 4, size=48) for name in "ab")
+    about = json.loads(train.read_text())
+    for row, box in zip(about["annotations"], ([3, 3, 0, 5], [], [float("nan"), 1, 2, 3]), strict=False):
+        row["bbox"] = box
+    train.write_text(json.dumps(about))
+    result = tacit.evaluate(encoder, train, test, protocol="detect:epochs=1:batch_size=2", baselines=False)
+    names = [f"annotation {row['id']} of" for row in about["annotations"][:3]]
+    assert [name[: len(start)] for (name, _), start in zip(result["bad_files"], names, strict=True)] == names
 
 
 def test_what_does_not_go_together_is_refused(encoder, digits, tmp_path):

@@ -57,7 +57,7 @@ def run(
         about = said | {k: round(float(ap[k]), 4) for k in ("ap50", "ap75") if np.isfinite(ap[k])}
         value, low, high, n, records = (ap[k] for k in ("ap", "low", "high", "n", "records"))
         scores.append(Score("", f"{short}_ap", value, low, high, n, job.of, about, records))
-    return Found(scores, bad + unread)
+    return Found(scores, [*train.skipped, *test.skipped, *bad, *unread])
 
 
 SCENE = Scene(
