@@ -31,7 +31,7 @@ from tacit.methods import METHODS
 from tacit.run import Run, read_json, write_json, write_text
 
 HERE = Path(__file__).parent
-PROTOCOLS = ("knn", "linear", "few_shot:shots=1", "few_shot:shots=5", "few_shot:shots=10")
+PROTOCOLS = ("knn", "linear", *(f"few_shot:shots={n}:classifier=prototypes" for n in (1, 5, 10)))
 TITLES = ("20-NN", "linear", "1-shot", "5-shot", "10-shot")
 
 
