@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tacit.data.index import Index, stored, write
-from tacit.data.labels import class_folders, parts_note, parts_of
+from tacit.data.labels import class_folders, parts_note, parts_of, stray_note
 from tacit.data.picture import EXTENSIONS
 from tacit.errors import BadRecord, DataError
 
@@ -87,7 +87,7 @@ def _build(root: Path, path: Path) -> Index:
     facts = {
         "classes": classes,
         "skipped": sorted(skipped),
-        "notes": _repeats(duplicates) + parts_note(parts_of(names, os.sep)),
+        "notes": _repeats(duplicates) + parts_note(parts_of(names, os.sep)) + stray_note(names, os.sep),
         "folders": folders,
     }
     return write(path, columns, facts)

@@ -29,6 +29,17 @@ def parts_of(names: Sequence[str], separator: str = "/") -> list[str]:
     return sorted(first) if {folder.lower() for folder in first} <= PARTS else []
 
 
+def stray_note(names: Sequence[str], separator: str = "/") -> list[str]:
+    """Why class folders are no labels: a few files, a twentieth at most, lie beside them."""
+    level = 1 if parts_of(names, separator) else 0
+    outside = [name for name in names if name.count(separator) <= level]
+    folders = {name.split(separator, level + 1)[level] for name in names if name.count(separator) > level}
+    if not outside or len(folders) < 2 or len(outside) > len(names) / 20:
+        return []
+    what = f"{len(outside):,} files lie" if len(outside) > 1 else "1 file lies"
+    return [f"{what} in no class folder ({outside[0]}), so folders are not taken as labels; move or remove what does."]
+
+
 def parts_note(parts: list[str]) -> list[str]:
     """What a user should know who gives such a set whole."""
     if len(parts) < 2:

@@ -1,4 +1,4 @@
-"""A table that lists files (.csv, .tsv, .json, .jsonl), with what is known of each."""
+"""A table that lists files (.csv, .tsv, .json, .jsonl, COCO's annotations), with what is known of each."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def index_listing(path: Path, cache: str | os.PathLike | None = None) -> Index:
 
 
 def read_listing(path: Path) -> dict[str, list[Any]]:
-    """Every column by its name: texts from .csv and .tsv; what stands there from .json (a list of objects) and .jsonl.
+    """Every column by its name: texts from .csv and .tsv; what stands there from .json (a list of objects) and .jsonl;
+    of a .json in COCO's format `file_name` and `categories`, several to a picture.
 
     Raises:
         DataError: no such table.
@@ -77,11 +78,24 @@ def _of_objects(path: Path) -> dict[str, list[Any]]:
     text = path.read_text(encoding="utf-8")
     lines = path.suffix.lower() == ".jsonl"
     rows = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
-    if isinstance(rows, dict) and {"images", "annotations"} <= set(rows):
-        raise ValueError("it is in COCO's format, which is for --protocol detect")
+    if isinstance(rows, dict) and {"images", "annotations", "categories"} <= set(rows):
+        rows = _of_coco(rows)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("it must be a list of objects, one a file")
     return {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+
+
+def _of_coco(about: dict[str, Any]) -> list[dict[str, Any]]:
+    """COCO's format as a table: `file_name`, and in `categories` the names of what is in the picture."""
+    try:
+        names = {category["id"]: str(category["name"]) for category in about["categories"]}
+        inside: dict[Any, set[str]] = {image["id"]: set() for image in about["images"]}
+        for annotation in about["annotations"]:
+            if annotation["image_id"] in inside and annotation["category_id"] in names:
+                inside[annotation["image_id"]].add(names[annotation["category_id"]])
+        return [{"file_name": i["file_name"], "categories": sorted(inside[i["id"]])} for i in about["images"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"it looks like COCO's format and lacks {error}") from error
 
 
 def _first(values: list[str]) -> int:

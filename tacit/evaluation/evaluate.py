@@ -69,7 +69,7 @@ def evaluate(
     for one in asked:
         if one.name in SCENES:
             raise UsageError(f"{one.name} needs {scenes.SCENES[one.name].needs}; it cannot be asked for with others.")
-        check_kind(one.name, kind)
+        check_kind(one.name, kind, train.notes)
         if one.name == "fine_tune" and next(encoder.parameters(), None) is None:
             raise UsageError(
                 f"fine_tune trains an encoder, and {encoder.name} is a finished program. Give the encoder."

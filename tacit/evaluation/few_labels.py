@@ -15,6 +15,7 @@ from tacit.evaluation.options import one_of
 from tacit.evaluation.task import Score, Task
 
 CLASSIFIERS = {"logistic": low_shot.logistic_few, "prototypes": low_shot.prototypes, "msn": low_shot.msn}
+KNOWN = {"classifier": CLASSIFIERS}
 
 
 class Amount(NamedTuple):

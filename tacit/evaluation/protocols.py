@@ -5,16 +5,18 @@ A protocol is asked for by its name, or with options: `knn:k=200`, `few_shot:sho
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 
 from tacit.data.targets import WORDS
 from tacit.encoders import Encoder
 from tacit.errors import UsageError
 from tacit.evaluation import few_labels, options, other_labels, scenes, standard
-from tacit.evaluation.linear_sgd import usable
+from tacit.evaluation.fine_tune import RECIPES
+from tacit.evaluation.linear_sgd import PRESETS, usable
 from tacit.evaluation.options import Asked
 from tacit.evaluation.task import Score
+from tacit.precision import CHOICES
 
 ANY = frozenset(["class", "numbers", "multi", "none"])
 CLASSES = frozenset(["class"])
@@ -25,33 +27,38 @@ class Protocol:
     """`run(task, **options)`; options are its keywords.
 
     Raw inputs are scored too unless it needs an encoder. `kinds` of labels it can use; why "all" leaves it out, if it
-    is `slow`.
+    is `slow`. `known` are the words that an option may be.
     """
 
     run: Callable[..., list[Score]]
     kinds: frozenset[str] = CLASSES
     needs_encoder: bool = False
     slow: str = ""
+    known: dict[str, Collection[str]] = field(default_factory=dict)
 
 
 PROTOCOLS = {
-    "knn": Protocol(standard.run_knn),
-    "linear": Protocol(standard.run_linear),
+    "knn": Protocol(standard.run_knn, known={"vote": standard.VOTES, "metric": standard.ACCURACIES}),
+    "linear": Protocol(standard.run_linear, known={"metric": standard.ACCURACIES}),
     "linear_sgd": Protocol(
-        standard.run_linear_sgd, needs_encoder=True, slow="it trains through the encoder for many epochs"
+        standard.run_linear_sgd, needs_encoder=True, slow="it trains through the encoder for many epochs",
+        known={"preset": PRESETS},
     ),
-    "fine_tune": Protocol(standard.run_fine_tune, needs_encoder=True, slow="it trains the whole encoder"),
-    "few_shot": Protocol(few_labels.run_few_shot),
-    "percent": Protocol(few_labels.run_percent, slow="it fits many classifiers"),
-    "subset": Protocol(few_labels.run_subset, slow="it needs a file of names"),
-    "budget": Protocol(few_labels.run_budget, slow="it fits many classifiers"),
-    "clinical": Protocol(standard.run_clinical),
+    "fine_tune": Protocol(
+        standard.run_fine_tune, needs_encoder=True, slow="it trains the whole encoder",
+        known={"recipe": RECIPES, "precision": CHOICES},
+    ),
+    "few_shot": Protocol(few_labels.run_few_shot, known=few_labels.KNOWN),
+    "percent": Protocol(few_labels.run_percent, slow="it fits many classifiers", known=few_labels.KNOWN),
+    "subset": Protocol(few_labels.run_subset, slow="it needs a file of names", known=few_labels.KNOWN),
+    "budget": Protocol(few_labels.run_budget, slow="it fits many classifiers", known=few_labels.KNOWN),
+    "clinical": Protocol(standard.run_clinical, known={"threshold": standard.THRESHOLDS}),
     "retrieval": Protocol(standard.run_retrieval),
     "ridge": Protocol(other_labels.run_ridge, frozenset(["numbers"])),
     "multi_label": Protocol(other_labels.run_multi_label, frozenset(["multi"])),
     "label_free": Protocol(other_labels.run_label_free, ANY),
     "correspondence": Protocol(other_labels.run_correspondence, ANY, needs_encoder=True),
-}
+}  # fmt: skip
 
 
 SCENES = {name: scene.run for name, scene in scenes.SCENES.items()}  # each reads data of a layout of its own
@@ -61,9 +68,13 @@ def parse(spec: str) -> Asked:
     """`name` or `name:option=value:…` as what is asked for; several values are `10/20/100`.
 
     Raises:
-        Unknown: no such protocol or option. BadSettings: a value that is no number where one is needed.
+        Unknown: no such protocol, option or word. BadSettings: a value that is no number where one is needed.
     """
-    return options.parse(spec, {name: p.run for name, p in PROTOCOLS.items()} | SCENES)
+    asked = options.parse(spec, {name: p.run for name, p in PROTOCOLS.items()} | SCENES)
+    for option, known in PROTOCOLS[asked.name].known.items() if asked.name in PROTOCOLS else ():
+        if option in asked.options:
+            options.one_of(option, asked.options[option], known)
+    return asked
 
 
 def features_of(asked: Asked, encoder: Encoder) -> tuple[str, ...]:
@@ -88,8 +99,8 @@ def everything(kind: str, classes: int) -> tuple[list[str], dict[str, str]]:
     return chosen, skipped
 
 
-def check_kind(name: str, kind: str) -> None:
-    """Raises `UsageError` when a protocol cannot use labels of this kind."""
+def check_kind(name: str, kind: str, notes: Sequence[str] = ()) -> None:
+    """Raises `UsageError` when a protocol cannot use labels of this kind; `notes` are what is known of the data."""
     if kind not in PROTOCOLS[name].kinds:
         others = [other for other, p in PROTOCOLS.items() if kind in p.kinds]
         where = (
@@ -98,5 +109,6 @@ def check_kind(name: str, kind: str) -> None:
         )
         raise UsageError(
             f"{name} needs {' or '.join(WORDS[k] for k in sorted(PROTOCOLS[name].kinds))}, and the data has "
-            f"{WORDS[kind]}. Those that can use it: {', '.join(others)}." + (where if kind == "none" else "")
+            f"{WORDS[kind]}. Those that can use it: {', '.join(others)}."
+            + (" ".join([where, *notes]) if kind == "none" else "")
         )

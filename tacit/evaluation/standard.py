@@ -18,6 +18,8 @@ from tacit.evaluation.retrieval import by_label
 from tacit.evaluation.task import Score, Task, random_twin
 from tacit.precision import resolved
 
+VOTES = ("weighted", "majority")
+THRESHOLDS = ("youden", "f1", "sensitivity", "specificity")
 ACCURACIES = ("top1", "mean_per_class", "both")
 
 
@@ -26,7 +28,7 @@ def run_knn(
     feature: str = "pooled", metric: str = "top1",
 ) -> list[Score]:  # fmt: skip
     """The k nearest training records vote, weighted by exp(cosine / temperature) or one vote each."""
-    one_of("vote", vote, ("weighted", "majority"))
+    one_of("vote", vote, VOTES)
     one_of("metric", metric, ACCURACIES)
     train, test = task.x(feature)
     tau = temperature if vote == "weighted" else None
@@ -118,7 +120,7 @@ def run_clinical(task: Task, *, threshold: str = "youden", level: float = 0.95, 
 
     With two classes the second is the finding, and its threshold is chosen on the training set's held-out part.
     """
-    one_of("threshold", threshold, ("youden", "f1", "sensitivity", "specificity"))
+    one_of("threshold", threshold, THRESHOLDS)
     train, test = task.x(feature)
     y, truth = task.train.y.numpy(), task.test.y.numpy()
     parts = task.parts(y) or stratified(y, 0.2, task.seed)

@@ -107,3 +107,37 @@ def test_the_test_sets_labels_follow_the_training_sets(folder):
     (folder / "v.csv").write_text("path,tags\n0.png,y;z\n1.png,\n")
     with pytest.raises(DataError, match=r"labels that the training data has not: z"):
         open_splits(folder / "t.csv", folder / "v.csv", labels=["tags"])
+
+
+def test_coco_annotations_are_a_table_of_what_is_in_each_picture(tmp_path):
+    for name in ("a.png", "b.png", "ü.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    images = [{"id": i, "file_name": name} for i, name in enumerate(("a.png", "b.png", "ü.png"))]
+    things = [{"image_id": 0, "category_id": 7}, {"image_id": 0, "category_id": 2}, {"image_id": 0, "category_id": 7},
+              {"image_id": 2, "category_id": 2}, {"image_id": 99, "category_id": 2}]  # fmt: skip
+    about = {
+        "images": images,
+        "annotations": things,
+        "categories": [{"id": 2, "name": "cat"}, {"id": 7, "name": "dog"}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(about))
+    source = open_source(tmp_path / "coco.json", labels=["categories"])
+    assert source.targets.kind == "multi"
+    assert source.targets.names == ["cat", "dog"]
+    assert source.targets.values.tolist() == [[1, 1], [0, 0], [1, 0]]
+    assert [source.name(i) for i in range(3)] == ["a.png", "b.png", "ü.png"]
+    (tmp_path / "bad.json").write_text(json.dumps({**about, "images": [{"file_name": "a.png"}]}))
+    with pytest.raises(DataError, match="looks like COCO's format and lacks 'id'"):
+        open_source(tmp_path / "bad.json")
+
+
+def test_a_stray_file_beside_class_folders_is_named(tmp_path):
+    for i in range(30):
+        folder = tmp_path / ("cat" if i % 2 else "dog")
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(folder / f"{i}.png")
+    assert open_source(tmp_path).notes == []
+    Image.new("RGB", (4, 4)).save(tmp_path / "stray.png")
+    source = open_source(tmp_path)
+    assert source.labels is None
+    assert "1 file lies in no class folder (stray.png)" in source.notes[0]

@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from tacit import encoders, evaluation
 from tacit.data import open_source
 from tacit.errors import DataError, Unknown, UsageError
-from tacit.evaluation import intervals, label_free
+from tacit.evaluation import intervals, label_free, parse
 from tacit.evaluation.knn import knn_predict, knn_sweep, vote
 from tacit.evaluation.linear import fit_logistic, logistic, stratified
 from tacit.evaluation.task import random_twin
@@ -227,3 +227,14 @@ def test_a_protocol_asked_for_twice_keeps_both_scores_apart(digits):
     assert [r["protocol"] for r in found["results"]] == names
     assert [r["settings"]["feature"] for r in found["results"]] == ["pooled", "cls_mean", "cls_mean"]
     assert list(found["records"]) == [f"run/{name}/top1" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("spec", "near"),
+    [("knn:vote=majorty", "majority"), ("linear:metric=top", "top1"), ("fine_tune:recipe=diet", "deit"),
+     ("linear_sgd:preset=mobi", "moby"), ("few_shot:classifier=prototype", "prototypes"),
+     ("clinical:threshold=yuden", "youden"), ("fine_tune:precision=bf15", "bf16")],
+)  # fmt: skip
+def test_a_wrong_word_is_answered_before_anything_is_read(spec, near):
+    with pytest.raises(Unknown, match=f"Did you mean '{near}'"):
+        parse(spec)
