@@ -220,8 +220,8 @@ def test_a_rate_fifty_times_too_high_is_seen_in_the_stem_not_later_than_in_the_l
     monkeypatch.setattr(module, "learning_rate", spiked)
     run = tacit.pretrain(
         "moco_v3", digits, tmp_path / "run", preset="small", batch_size=16, steps=30, workers=0, quiet=True,
-        set=["size=16", "patch=8", "hidden=32", "out=16", "freeze_patch=false", "optimizer=sgd", "lr=0.2", "lr_batch=16",
-             "warmup_epochs=0", "check_every=0", "log_every=1", "on_collapse=warn"],
+        set=["size=16", "patch=8", "hidden=32", "out=16", "freeze_patch=false", "optimizer=sgd", "lr=0.2",
+             "lr_batch=16", "warmup_epochs=0", "check_every=0", "log_every=1", "on_collapse=warn"],
     )  # fmt: skip
     said = [line for line in (run.path / "log.txt").read_text().splitlines() if "Gradient spike: " in line]
     named = said[0].partition("Gradient spike: ")[2].partition(". ")[0]  # the first time layers are named
