@@ -111,7 +111,10 @@ def run_fine_tune(
             precision=precision, checkpoint=resume.folder(task.cache),
         )  # fmt: skip
         right.append(predicted == torch.from_numpy(task.test.source.labels[index.numpy()]))
-    said = {"recipe": recipe, "epochs": chosen.epochs, "batch_size": chosen.batch_size, "precision": precision}
+    said = {
+        "recipe": recipe, "epochs": chosen.epochs, "batch_size": chosen.batch_size, "precision": precision,
+        "feature": "pooled, all weights trained",
+    }  # fmt: skip
     return [task.over_seeds("fine_tune", right, said | ({"neck": neck} if neck else {}))]
 
 

@@ -48,6 +48,7 @@ def run(
     results, unread = detection.predict(made, test, device=job.device)
     said = {
         "model": model, "schedule": schedule, "epochs": plan.epochs, "batch_size": plan.batch_size, "frozen": frozen,
+        "feature": "stage maps" if frozen else "stage maps, all weights trained",
         "precision": resolved(precision, job.device), "loss": round(float(sum(history[-1].values())), 4),
     }  # fmt: skip
     scores = []

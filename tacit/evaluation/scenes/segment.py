@@ -14,6 +14,8 @@ from tacit.evaluation import dense
 from tacit.evaluation.scenes.scene import Found, Job, Opened, Scene
 from tacit.precision import CHOICES
 
+FEATURES = {"last": "map of the last stage or block", "all": "maps of all stages or blocks"}
+
 
 def open_data(data: Path, test: Path | None, encoder: Encoder, options: dict[str, Any]) -> Opened:
     if test is not None:
@@ -54,7 +56,8 @@ def run(
     )
     names = [f"class {i}" for i in range(len(found.class_iou))]
     per_class = {n: round(float(v), 4) for n, v in zip(names, found.class_iou, strict=True) if np.isfinite(v)}
-    scores = [replace(s, settings={"head": head, **s.settings}) for s in found.scores]
+    said = {"head": head, "feature": "stage maps, all weights trained" if head == "upernet" else FEATURES[s.levels]}
+    scores = [replace(score, settings={**said, **score.settings}) for score in found.scores]
     first = replace(scores[0], settings={**scores[0].settings, "per_class": per_class})
     return Found([first, *scores[1:]], found.bad)
 
