@@ -111,7 +111,7 @@ def _row(title: str, scores: list[dict[str, float]], gains: list[tuple[float, fl
         value = f"{100 * np.mean([s[protocol] for s in scores]):.1f}"
         if gains is not None:
             gain, low, high = (100 * x for x in gains[i])
-            value += f" ({gain:+.1f}: {low:.1f} to {high:.1f})"
+            value += f" ({gain:+.1f}: {low:.1f} to {high:.1f})" if np.isfinite(low) else f" ({gain:+.1f})"
         cells.append(value)
     return f"| {title} | {' | '.join(cells)} |"
 
