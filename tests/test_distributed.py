@@ -106,7 +106,7 @@ def work(number: int, folder: str) -> None:
 def of_ranks(tmp_path_factory) -> list[dict[str, Tensor]]:
     folder = str(tmp_path_factory.mktemp("ranks"))
     mp.spawn(work, (folder,), nprocs=2)
-    return [torch.load(f"{folder}/{number}.pt") for number in range(2)]
+    return [torch.load(f"{folder}/{number}.pt", weights_only=True) for number in range(2)]
 
 
 @pytest.mark.parametrize("name", parallel_results())

@@ -179,7 +179,7 @@ def work(number: int, folder: str) -> None:
 
 def test_two_devices_encode_keys_in_a_shuffled_order_and_put_them_back(tmp_path):
     mp.spawn(work, (str(tmp_path),), nprocs=2)
-    found = [torch.load(tmp_path / f"{number}.pt") for number in range(2)]
+    found = [torch.load(tmp_path / f"{number}.pt", weights_only=True) for number in range(2)]
     order = found[0]["order"]
     assert torch.equal(order, found[1]["order"])
     assert sorted(order.tolist()) == list(range(8))
