@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -75,12 +76,12 @@ class Training(L.LightningModule):
         """Clip, and stop before a value that is no number reaches the weights."""
         named = [(n, p.grad) for n, p in self.method.named_parameters() if p.grad is not None]
         norms = torch._foreach_norm([g for _, g in named])
-        stacked = torch.stack([norm.float() for norm in norms])
-        squares = [stacked.square().sum()]
-        for names in self.layers.values():
-            squares.append(sum(x.square() for (n, _), x in zip(named, stacked, strict=True) if n in names))
-        self.grad_norm, *of_layers = torch.stack(squares).sqrt().tolist()  # one wait for the device
-        self.layer_norms = dict(zip(self.layers, of_layers, strict=True))
+        lengths = torch.stack([norm.float() for norm in norms]).tolist()  # one wait for the device
+        self.grad_norm = math.hypot(*lengths)
+        self.layer_norms = {
+            layer: math.hypot(*(length for (n, _), length in zip(named, lengths, strict=True) if n in names))
+            for layer, names in self.layers.items()
+        }
         for part in self.parts:
             for name, term in part.terms.items():
                 if not torch.isfinite(term):

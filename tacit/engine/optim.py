@@ -71,5 +71,7 @@ def weight_decay(recipe: Recipe, step: int, steps: int) -> float:
 
 def clip_each(gradients: list[Tensor], norms: list[Tensor], limit: float) -> None:
     """Scale every tensor whose norm is above `limit` down to it, in place (DINO)."""
-    shares = torch._foreach_div([n.new_tensor(limit) for n in norms], torch._foreach_add(norms, 1e-6))
-    torch._foreach_mul_(gradients, [share.clamp(max=1.0) for share in shares])
+    shares = torch._foreach_reciprocal(torch._foreach_add(norms, 1e-6))
+    torch._foreach_mul_(shares, limit)
+    torch._foreach_clamp_max_(shares, 1.0)
+    torch._foreach_mul_(gradients, shares)
