@@ -26,9 +26,9 @@ from tacit import encoders
 from tacit.data import Batches, Source, match_classes
 from tacit.encoders import Encoder
 from tacit.errors import DataError, RunFailed, UsageError
-from tacit.evaluation.fine_tune import Classifier
+from tacit.evaluation.fine_tune import Classifier, logits_of
 from tacit.run import read_json, write_json
-from tacit.views import Crop, Plain, Views, collate, finish
+from tacit.views import Crop, Views, collate, finish
 
 FORMAT = 1
 KINDS = {"Linear": nn.Linear, "BatchNorm1d": nn.BatchNorm1d, "ReLU": nn.ReLU, "GELU": nn.GELU}
@@ -171,21 +171,6 @@ def _described(neck: nn.Module) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-@torch.no_grad()
-def probabilities(
-    model: Classifier, source: Source, *, workers: int = 0, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor]:
-    """[M, classes] for the readable records of `source`, from their centre crops, and their numbers [M]."""
-    model, inputs = model.to(device).eval(), model.encoder.inputs
-    loader = DataLoader(Plain(source, inputs), batch_size=256, num_workers=workers, collate_fn=Plain.collate)
-    found, index = [], []
-    for batch in loader:
-        if batch["image"] is not None:
-            found.append(model(inputs.prepare(batch["image"].to(device))).float().softmax(1).cpu())
-            index.append(batch["index"])
-    return torch.cat(found), torch.cat(index)
-
-
 def right(folder: str | os.PathLike, source: Source, *, workers: int = 0, device="cpu") -> np.ndarray:
     """Which of the readable records of labelled `source` the classifier of a folder names right: [M] of bool.
 
@@ -198,5 +183,5 @@ def right(folder: str | os.PathLike, source: Source, *, workers: int = 0, device
     model, classes = load(folder)
     if source.labels is None or not match_classes(source, classes):
         raise DataError(f"{folder} tells {', '.join(classes[:5])}, …; the data has other classes, or none.")
-    found, index = probabilities(model, source, workers=workers, device=device)
+    found, index = logits_of(model, source, workers=workers, device=device)
     return found.argmax(1).numpy() == source.labels[index.numpy()]

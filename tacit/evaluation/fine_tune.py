@@ -193,9 +193,10 @@ def fine_tune(
         keep.offer(step + 1, parts)
         if progress is not None:
             progress(step + 1, steps)
-    predicted = _predict(average.module if average is not None else model, test, encoder, device, workers)
+    trained = average.module if average is not None else model
+    logits, index = logits_of(trained, test, workers=workers, device=device)
     keep.done()
-    return predicted
+    return logits.argmax(1), index
 
 
 def _key(model: Classifier, source: Source, r: Recipe, seed: int, precision: str) -> str:
@@ -203,12 +204,15 @@ def _key(model: Classifier, source: Source, r: Recipe, seed: int, precision: str
 
 
 @torch.no_grad()
-def _predict(model: Classifier, test: Source, encoder: Encoder, device, workers: int) -> tuple[Tensor, Tensor]:
-    model.eval()
-    loader = DataLoader(Plain(test, encoder.inputs), batch_size=256, num_workers=workers, collate_fn=Plain.collate)
-    predicted, index = [], []
+def logits_of(
+    model: Classifier, source: Source, *, workers: int = 0, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """[M, classes] in float32 for the readable records of `source`, from their centre crops, and their numbers [M]."""
+    model, inputs = model.to(device).eval(), model.encoder.inputs
+    loader = DataLoader(Plain(source, inputs), batch_size=256, num_workers=workers, collate_fn=Plain.collate)
+    found, index = [], []
     for batch in loader:
         if batch["image"] is not None:
-            predicted.append(model(encoder.inputs.prepare(batch["image"].to(device))).argmax(1).cpu())
+            found.append(model(inputs.prepare(batch["image"].to(device))).float().cpu())
             index.append(batch["index"])
-    return torch.cat(predicted), torch.cat(index)
+    return torch.cat(found), torch.cat(index)
