@@ -7,9 +7,21 @@ import sys
 from types import ModuleType
 
 __version__ = "0.1.0"
-__all__ = ["Run", "audit", "compare", "embed", "evaluate", "export", "pretrain", "report", "transfer"]
+__all__ = [
+    "Run",
+    "audit",
+    "compare",
+    "embed",
+    "evaluate",
+    "export",
+    "finetune",
+    "predict",
+    "pretrain",
+    "report",
+    "transfer",
+]
 
-_VERBS = ("audit", "compare", "embed", "evaluate", "export", "pretrain", "report", "transfer")
+_VERBS = tuple(name for name in __all__ if name != "Run")
 
 
 def __getattr__(name: str):

@@ -374,6 +374,71 @@ def embed(
 
 
 @app.command()
+def finetune(
+    what: Annotated[str, typer.Argument(metavar="RUN|ENCODER", help="A run folder, an encoder folder or a timm name.")],
+    data: Annotated[str, typer.Option(help="Labelled data, as for evaluate; test/ inside is for scoring alone.")],
+    out: Annotated[str, typer.Option(help="A new folder for the classifier.")],
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="one_percent, ten_percent (each with _large for wide ResNets): as published. small: for a few "
+            "thousand labels or fewer."
+        ),
+    ] = "small",
+    neck: Annotated[
+        int, typer.Option(help="Layers of the run's projection head to keep; the paper keeps 1.", min=0)
+    ] = 0,
+    shots: Annotated[int | None, typer.Option(help="Learn from so many labels of each class.")] = None,
+    percent: Annotated[float | None, typer.Option(help="Learn from this per cent of each class's labels.")] = None,
+    names: Annotated[str | None, typer.Option(help="Learn from the records this file names, one a line.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Of a table. [default: label]")] = None,
+    seed: Seed = 0,
+    workers: Workers = None,
+    json: Json = False,
+) -> None:
+    """A classifier from an encoder and few labels, kept to be used (predict) or to teach (simclr_v2_distil).
+
+    Example: tacit finetune runs/simclr --data labelled/ --percent 1 --neck 1 --out classifier/
+    """
+    from tacit import api
+
+    with _bar() as progress:
+        result = api.finetune(
+            what, data, out, recipe=recipe, neck=neck, shots=shots, percent=percent, names=names, label=label,
+            seed=seed, workers=workers, progress=progress,
+        )  # fmt: skip
+    if json:
+        print(api.to_json(result))
+        return
+    print(f"{len(result['classes'])} classes learned from {result['labels']:,} records; the classifier is in {out}")
+    _say_accuracy(result)
+
+
+@app.command()
+def predict(
+    classifier: Annotated[str, typer.Argument(help="A folder that finetune made, or a run of simclr_v2_distil.")],
+    data: Annotated[str, typer.Option(help="The files to name. With labels, the accuracy is told.")],
+    out: Annotated[str, typer.Option(help="FILE.csv or FILE.parquet (path, label, probability).")],
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Of a table. [default: label]")] = None,
+    workers: Workers = None,
+    json: Json = False,
+) -> None:
+    """One label a file, by a classifier that finetune made.
+
+    Example: tacit predict classifier/ --data photos/ --out labels.csv
+    """
+    from tacit import api
+
+    result = api.predict(classifier, data, out, label=label, workers=workers)
+    if json:
+        print(api.to_json(result))
+        return
+    print(f"{result['rows']:,} records named in {out}")
+    _say_accuracy(result)
+    _say_bad(result["bad_files"])
+
+
+@app.command()
 def export(
     what: Annotated[str, typer.Argument(metavar="RUN|ENCODER", help="A run folder, an encoder folder or a timm name.")],
     to: Annotated[str, typer.Option(help="timm, transformers, torch or onnx.")],
@@ -513,6 +578,12 @@ def _show_rehearsal(result: dict) -> None:
         f"precision {result['precision']}; a step took {result['step_time']:.2f} s, so the run about "
         f"{result['estimated_time']}\npeak memory {result['peak_memory_text']}. Nothing was written."
     )
+
+
+def _say_accuracy(result: dict) -> None:
+    if found := result.get("accuracy"):
+        shares = (100 * found[k] for k in ("value", "low", "high"))
+        print("Accuracy {:.1f} % ({:.1f} to {:.1f}) of {:,} records".format(*shares, found["n"]))
 
 
 def _say_bad(bad: list) -> None:

@@ -1,8 +1,11 @@
 """The command line as a new user meets it: help, answers, errors, exit codes."""
 
+import csv
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -48,8 +51,12 @@ def test_help_loads_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "verb", ["", "audit", "pretrain", "evaluate", "compare", "transfer", "embed", "export", "report", "methods"]
-)
+    "verb",
+    [
+        "", "audit", "pretrain", "evaluate", "compare", "transfer", "embed", "finetune", "predict", "export", "report",
+        "methods",
+    ],
+)  # fmt: skip
 def test_every_help_has_a_sentence_and_an_example(verb, tacit_):
     code, out, _ = tacit_(*([verb] if verb else []), "--help")
     assert code == 0
@@ -175,6 +182,82 @@ def test_an_encoder_that_cannot_do_what_a_method_needs_is_refused(tmp_path, taci
     assert "needs drop_tokens, and swin_tiny has only mask_tokens, stages, tokens" in err
     code, _, err = tacit_(*arguments, "--encoder", "deit_small")
     assert "no such folder does not exist" in err
+
+
+def test_a_classifier_is_trained_kept_asked_and_teaches(trained, digits, tmp_path, tacit_):
+    code, out, _ = tacit_(
+        "finetune", trained.path, "--data", digits, "--shots", 3, "--neck", 1, "--out", tmp_path / "c", "--workers", 0,
+    )  # fmt: skip
+    assert code == 0
+    assert "10 classes learned from 30 records" in out
+
+    some = tmp_path / "some"
+    shutil.copytree(digits, some)
+    (some / "0" / "broken.png").write_bytes(b"no picture")
+    code, out, err = tacit_("predict", tmp_path / "c", "--data", some, "--out", tmp_path / "l.csv", "--workers", 0)
+    assert code == 0
+    assert "broken.png" in err
+    with open(tmp_path / "l.csv", newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert len(rows) == 200
+    right = np.mean([row["label"] == Path(row["path"]).parts[0] for row in rows])
+    assert f"Accuracy {100 * right:.1f} %" in out
+    assert all(0.1 <= float(row["probability"]) <= 1 for row in rows)  # the largest of ten
+    code, out, _ = tacit_(
+        "predict", tmp_path / "c", "--data", digits, "--out", tmp_path / "l.parquet", "--workers", 0, "--json"
+    )
+    assert json.loads(out)["accuracy"]["value"] == pytest.approx(right)
+    assert pq.read_table(tmp_path / "l.parquet")["path"].to_pylist() == [row["path"] for row in rows]
+
+    code, _, _ = tacit_(
+        "pretrain", "simclr_v2_distil", "--data", digits, "--out", tmp_path / "student", "--preset", "small",
+        "--encoder", "resnet_mini", "--steps", 2, "--workers", 0, "--set", f"teacher={tmp_path / 'c'}", "--set",
+        f"size={trained.settings['settings']['size']}",
+    )  # fmt: skip
+    assert code == 0
+    assert tacit_("predict", tmp_path / "student", "--data", digits, "--out", tmp_path / "s.csv")[0] == 0
+
+
+def test_finetune_learns_from_the_training_part_and_is_scored_on_the_other(trained, digits, tmp_path, tacit_):
+    for part in ("train", "test"):
+        shutil.copytree(digits, tmp_path / "both" / part)
+    file = tmp_path / "names.txt"
+    file.write_text("".join(f"{p.relative_to(digits)}\n" for p in sorted(digits.glob("[01]/*"))[:8]))
+    code, out, _ = tacit_(
+        "finetune", trained.path, "--data", tmp_path / "both", "--names", file, "--out", tmp_path / "c", "--json"
+    )
+    answer = json.loads(out)
+    assert code == 0
+    assert (answer["labels"], answer["accuracy"]["n"]) == (8, 200)
+
+
+FINETUNE = {
+    "two ways to say which labels": (["--shots", 1, "--percent", 1], "Give one"),
+    "no label": (["--shots", 0], "shots = 0: must be at least 1"),
+    "more than all": (["--percent", 101], "percent = 101"),
+    "a recipe that does not exist": (["--recipe", "smal"], "Did you mean 'small'"),
+    "a neck of no run": (["--neck", 1], "comes without one"),
+}
+
+
+@pytest.mark.parametrize("name", FINETUNE)
+def test_a_wrong_finetune_is_refused(name, tmp_path, tacit_):
+    arguments, message = FINETUNE[name]
+    code, _, err = tacit_("finetune", "vit_mini:random", "--data", tmp_path, "--out", tmp_path / "c", *arguments)
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "c").exists()
+
+
+def test_what_is_no_classifier_or_no_label_is_named(trained, digits, tmp_path, tacit_):
+    code, _, err = tacit_("predict", trained.path, "--data", digits, "--out", tmp_path / "l.csv")
+    assert code == 1
+    assert "tacit finetune RUN" in err
+    (tmp_path / "flat").mkdir()
+    shutil.copy(next(digits.rglob("*.png")), tmp_path / "flat")
+    code, _, err = tacit_("finetune", trained.path, "--data", tmp_path / "flat", "--out", tmp_path / "c")
+    assert code == 1
+    assert "needs labels of two classes" in err
 
 
 def test_what_is_missing_is_named(tmp_path, tacit_):

@@ -26,6 +26,7 @@ from tacit import encoders
 from tacit.data import Batches, Source, match_classes
 from tacit.encoders import Encoder
 from tacit.errors import DataError, RunFailed, UsageError
+from tacit.evaluation import intervals
 from tacit.evaluation.fine_tune import Classifier, logits_of
 from tacit.run import read_json, write_json
 from tacit.views import Crop, Views, collate, finish
@@ -125,6 +126,10 @@ def save(model: Classifier, classes: Sequence[str], folder: str | os.PathLike) -
     write_json(folder / "classifier.json", about)
 
 
+def is_classifier(folder: str | os.PathLike) -> bool:
+    return (Path(folder) / "classifier.json").is_file()
+
+
 def load(folder: str | os.PathLike) -> tuple[Classifier, tuple[str, ...]]:
     """A classifier in evaluation mode and the names of its classes, from its folder or a distilled run's.
 
@@ -132,11 +137,11 @@ def load(folder: str | os.PathLike) -> tuple[Classifier, tuple[str, ...]]:
         DataError: the folder holds no classifier, or a damaged one.
     """
     path = Path(folder)
-    path = path / "classifier" if (path / "classifier" / "classifier.json").is_file() else path
-    if not (path / "classifier.json").is_file():
+    path = path / "classifier" if is_classifier(path / "classifier") else path
+    if not is_classifier(path):
         raise DataError(
-            f"{folder} holds no classifier (no classifier.json). Train one on labels with "
-            "tacit.evaluation.classifier.train_classifier and keep it with save."
+            f"{folder} holds no classifier (no classifier.json). Train one on labels with: "
+            f"tacit finetune RUN --data labelled/ --out {folder}"
         )
     encoder = encoders.load(path)
     try:
@@ -183,5 +188,11 @@ def right(folder: str | os.PathLike, source: Source, *, workers: int = 0, device
     model, classes = load(folder)
     if source.labels is None or not match_classes(source, classes):
         raise DataError(f"{folder} tells {', '.join(classes[:5])}, …; the data has other classes, or none.")
-    found, index = logits_of(model, source, workers=workers, device=device)
+    found, index, _ = logits_of(model, source, workers=workers, device=device)
     return found.argmax(1).numpy() == source.labels[index.numpy()]
+
+
+def accuracy(right: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
+    """{"value", "low", "high", "n"}: the share of `right` [M] with its 95 % interval by the bootstrap over records."""
+    low, high = intervals.bootstrap(right.astype(np.float64), seed=seed)
+    return {"value": float(right.mean()), "low": low, "high": high, "n": len(right)}

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from tacit.data import Source
 from tacit.encoders import Encoder, describe, set_drop_path
-from tacit.errors import RunFailed
+from tacit.errors import DataError, RunFailed
 from tacit.evaluation.augment import Augmented, Repeated, erase
 from tacit.evaluation.resume import Checkpoint, key, seed_step
 from tacit.precision import autocast, resolved
@@ -194,7 +194,7 @@ def fine_tune(
         if progress is not None:
             progress(step + 1, steps)
     trained = average.module if average is not None else model
-    logits, index = logits_of(trained, test, workers=workers, device=device)
+    logits, index, _ = logits_of(trained, test, workers=workers, device=device)
     keep.done()
     return logits.argmax(1), index
 
@@ -206,13 +206,23 @@ def _key(model: Classifier, source: Source, r: Recipe, seed: int, precision: str
 @torch.no_grad()
 def logits_of(
     model: Classifier, source: Source, *, workers: int = 0, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor]:
-    """[M, classes] in float32 for the readable records of `source`, from their centre crops, and their numbers [M]."""
+) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
+    """[M, classes] in float32 for the readable records of `source`, from their centre crops; their numbers [M]; and
+    what could not be read, as (name, reason).
+
+    Raises:
+        DataError: no record can be read.
+    """
     model, inputs = model.to(device).eval(), model.encoder.inputs
     loader = DataLoader(Plain(source, inputs), batch_size=256, num_workers=workers, collate_fn=Plain.collate)
-    found, index = [], []
+    found, index, bad = [], [], []
     for batch in loader:
+        bad += [(source.name(i), reason) for i, reason in batch["bad"]]
         if batch["image"] is not None:
             found.append(model(inputs.prepare(batch["image"].to(device))).float().cpu())
             index.append(batch["index"])
-    return torch.cat(found), torch.cat(index)
+    if not found:
+        raise DataError(
+            f"None of {len(source):,} records can be read" + (f"; {bad[0][0]}: {bad[0][1]}." if bad else ".")
+        )
+    return torch.cat(found), torch.cat(index), bad
