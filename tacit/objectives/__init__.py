@@ -3,6 +3,7 @@ from tacit.objectives.contrastive import batch_info_nce, info_nce, nt_xent
 from tacit.objectives.decorrelation import covariance, invariance, variance
 from tacit.objectives.distillation import across_views, sharpen, soft_cross_entropy
 from tacit.objectives.order import ORDERS, arranged, order_accuracies, order_loss, preferred
+from tacit.objectives.reconstruction import masked_mean, normalise_patches, patchify, unpatchify
 from tacit.objectives.regions import across_regions, best_match, region_cross_entropy
 from tacit.objectives.regression import normalised_mse
 
@@ -17,14 +18,18 @@ __all__ = [
     "covariance",
     "info_nce",
     "invariance",
+    "masked_mean",
+    "normalise_patches",
     "normalised_mse",
     "nt_xent",
     "order_accuracies",
     "order_loss",
+    "patchify",
     "preferred",
     "region_cross_entropy",
     "sharpen",
     "sinkhorn",
     "soft_cross_entropy",
+    "unpatchify",
     "variance",
 ]

@@ -1,6 +1,7 @@
 from tacit.views.crop import Crop, View
 from tacit.views.dataset import Plain, Views, collate, finish
 from tacit.views.inputs import IMAGENET_MEAN, IMAGENET_STD, Inputs, input_spec
+from tacit.views.masks import Masked, Sampler, random_mask
 from tacit.views.multi_crop import equal_multi_crop, multi_crop
 from tacit.views.pair import unlike_pair
 from tacit.views.random import rng
@@ -10,7 +11,9 @@ __all__ = [
     "IMAGENET_STD",
     "Crop",
     "Inputs",
+    "Masked",
     "Plain",
+    "Sampler",
     "View",
     "Views",
     "collate",
@@ -18,6 +21,7 @@ __all__ = [
     "finish",
     "input_spec",
     "multi_crop",
+    "random_mask",
     "rng",
     "unlike_pair",
 ]

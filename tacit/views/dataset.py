@@ -111,6 +111,8 @@ def stack(images: list[np.ndarray]) -> Tensor:
 
 
 def _column(values: list[Any]) -> Tensor:
+    if isinstance(values[0], np.ndarray):
+        return torch.from_numpy(np.stack(values))
     column = torch.tensor(values)
     return column.float() if column.is_floating_point() else column
 

@@ -1,0 +1,31 @@
+"""Reconstruction: pixels as targets, and means over what was hidden."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def patchify(images: Tensor, patch: int) -> Tensor:
+    """[B, C, H, W] -> [B, N, patch patch C], row by row; within a patch (row, column, channel), channels fastest."""
+    x = images.unfold(2, patch, patch).unfold(3, patch, patch)  # [B, C, h, w, p, p]
+    return x.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
+
+
+def unpatchify(patches: Tensor, patch: int, rows: int, cols: int) -> Tensor:
+    """The inverse of `patchify`: [B, rows cols, patch patch C] -> [B, C, rows patch, cols patch]."""
+    x = patches.unflatten(1, (rows, cols)).unflatten(3, (patch, patch, -1))  # [B, h, w, p, p, C]
+    return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+
+
+def normalise_patches(patches: Tensor, eps: float = 1e-6) -> Tensor:
+    """Each patch [..., D] minus its mean, over the root of its unbiased variance + eps; channels as one (MAE, 3)."""
+    patches = patches.float()
+    return (patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + eps).sqrt()
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` where `mask` is True, of the whole batch as one; 0 if it is nowhere. Both [B, ...], one shape
+    or broadcast to it; in float32."""
+    mask = torch.broadcast_to(mask, values.shape)
+    return (values.float() * mask).sum() / mask.sum().clamp_min(1)
