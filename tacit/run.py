@@ -7,6 +7,7 @@ metrics.csv         one row a logged step; tensorboard/ holds the same curves
 bad_files.csv       name, reason: every record that could not be read
 log.txt             what was printed
 views.npz           a few sample views as the method saw them: uint8 [V, n, H, W, C]
+reconstructions.npz the same of what a masked system made of them at the end: input, masked, reconstruction
 checkpoints/        last.ckpt, best.ckpt, step-*.ckpt: everything needed to go on, bit for bit
 encoder/            model.safetensors + encoder.json: the encoder and how its inputs are prepared
 classifier/         of a method that ends with one: the encoder, head.safetensors and classifier.json

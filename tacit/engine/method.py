@@ -82,6 +82,11 @@ class Method(nn.Module):
         """The loss of one micro-batch. It must not change any state that a backward pass needs."""
         raise NotImplementedError
 
+    def reconstructions(self, views: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Of methods that reconstruct: pictures of n records, [n, C, H, W] as the encoder's inputs, in the order they
+        are shown: "input", "masked" and "reconstruction"."""
+        return {}
+
     def before_update(self, progress: Progress) -> None:
         """Once an optimiser step, when gradients are there and clipped: what must not move loses its gradient here."""
 

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
-import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
@@ -28,10 +26,11 @@ from tacit.engine.method import Method
 from tacit.engine.module import Training
 from tacit.engine.plan import Plan, hardware, precision
 from tacit.engine.recipe import Recipe, per_device_batch
+from tacit.engine.samples import save_reconstructions, save_sample_views
 from tacit.engine.stops import Interrupted, clear_errors, interrupts
 from tacit.engine.watch import Watch
 from tacit.errors import BadRecord, BadSettings
-from tacit.run import Run, atomic, write_json
+from tacit.run import Run, write_json
 from tacit.views import Views, collate, finish
 
 # What Lightning says of hardware and tips is no news to a user of this program; its errors are.
@@ -142,6 +141,8 @@ def train(
         bad.add(_read_the_rest(source, settings, plan, steps))
         bad.check()
     bad.write()
+    if trainer.is_global_zero:
+        save_reconstructions(plan.run / "reconstructions.npz", module.method, loader.dataset)
     summary = watch.summary(time.monotonic() - begun)
     if trainer.is_global_zero:
         write_json(plan.run / "summary.json", summary)
@@ -209,32 +210,6 @@ def _say_notes(module: Training, source: Source, journal: Journal) -> None:
         journal.say(f"Note: {note}")
     for note in source.notes:
         journal.say(f"Note: {note}")
-
-
-def save_sample_views(path: Path, dataset: Views, pipelines: list, count: int = 8) -> None:
-    """A few records as the method sees them, for the report: uint8 [V, n, H, W, C]."""
-    samples = []
-    for index in range(min(len(dataset), 4 * count)):
-        try:
-            dataset.source[index]["image"].array()
-            samples.append(dataset[(0, index)])
-        except BadRecord:
-            continue
-        if len(samples) == count:
-            break
-    if not samples:
-        return
-    batch = collate(samples)
-    shown = []
-    for view, part in zip(pipelines, batch["views"], strict=True):
-        x = view.finish(part["image"], part["params"])["image"]
-        mean, std = (x.new_tensor(v).view(1, -1, 1, 1) for v in (view.inputs.mean, view.inputs.std))
-        shown.append(((x * std + mean).clamp(0, 1) * 255).round().byte())
-    side = max(x.shape[-1] for x in shown)  # small crops are shown as large as the others
-    shown = [F.interpolate(x, size=(side, side)) if x.shape[-1] != side else x for x in shown]
-    shown = [x.permute(0, 2, 3, 1).numpy() for x in shown]
-    with atomic(path) as temporary, open(temporary, "wb") as f:
-        np.savez_compressed(f, views=np.stack(shown), names=np.array([view.name for view in pipelines]))
 
 
 def check_memory(module: Training, dataset: Views, settings: Recipe, plan: Plan) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tacit.errors import DataError, UsageError
-from tacit.report.contents import bad_files_section, settings_section, views_section
+from tacit.report.contents import bad_files_section, reconstructions_section, settings_section, views_section
 from tacit.report.curves import curves_section
 from tacit.report.features import features_section, neighbours_section
 from tacit.report.markup import Html, join, tag
@@ -58,6 +58,7 @@ def report(
         features_section(samples, seed=seed, progress=progress),
         neighbours_section(samples, seed=seed),
         views_section(names, runs),
+        reconstructions_section(names, runs),
         bad_files_section(names, runs),
         settings_section(names, runs),
     ]

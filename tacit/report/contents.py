@@ -20,21 +20,37 @@ HOW_VIEWS = (
     "Each column is one record, each picture one view of it, as the method saw it. You should still recognise what "
     "matters; bad: views that are empty, or too alike, or that lose what tells your records apart (colour, texture)."
 )
+HOW_RECONSTRUCTIONS = (
+    "Each column is one record: what went in, what was left of it, and what the trained method made of that. Good: "
+    "shapes and colours of what is missing are guessed, if blurred; bad: flat grey, or the average of all records."
+)
 
 
 def views_section(names: list[str], runs: list[Run]) -> Section:
-    parts = [
-        p for n, run in zip(names, runs, strict=True) for p in (_title(n, runs), _views(run, MOST_VIEWS // len(runs)))
-    ]
-    return section("Sample views", tag("p", HOW_VIEWS, class_="quiet"), *parts, anchor="views")
+    return section("Sample views", tag("p", HOW_VIEWS, class_="quiet"), *_all(names, runs, "views"), anchor="views")
+
+
+def reconstructions_section(names: list[str], runs: list[Run]) -> Section | None:
+    """None where no run reconstructs anything."""
+    shown = [(n, run) for n, run in zip(names, runs, strict=True) if (run.path / "reconstructions.npz").is_file()]
+    if not shown:
+        return None
+    names, runs = [n for n, _ in shown], [run for _, run in shown]
+    parts = _all(names, runs, "reconstructions")
+    return section("Reconstructions", tag("p", HOW_RECONSTRUCTIONS, class_="quiet"), *parts, anchor="reconstructions")
+
+
+def _all(names: list[str], runs: list[Run], what: str) -> list[Html | None]:
+    most = MOST_VIEWS // len(runs)
+    return [p for n, run in zip(names, runs, strict=True) for p in (_title(n, runs), _pictures(run, what, most))]
 
 
 def _title(text: str, runs: list[Run]) -> Html | None:
     return tag("h3", tag("bdi", text)) if len(runs) > 1 else None
 
 
-def _views(run: Run, most: int) -> Html:
-    path = run.path / "views.npz"
+def _pictures(run: Run, what: str, most: int) -> Html:
+    path = run.path / f"{what}.npz"
     if not path.is_file():
         return note(
             "No sample views: the run has not got as far as writing views.npz. It does so when training starts."
@@ -44,7 +60,7 @@ def _views(run: Run, most: int) -> Html:
             views = stored["views"]
             titles = [str(t) for t in stored["names"]] if "names" in stored else []
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        return note(f"No sample views: {path} cannot be read ({error}).")
+        return note(f"No sample {what}: {path} cannot be read ({error}).")
     titles = titles or [f"view {v + 1}" for v in range(len(views))]
     shown = min(views.shape[1], max(2, most // len(views)))
     records = [

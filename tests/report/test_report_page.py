@@ -97,6 +97,8 @@ def make_run(folder: Path, data: Path, *, loss: float = 2.0, verdict: str = "hea
         writer.writerows([["name", "reason"], *([n, f"truncated {hostile}"] for n in HOSTILE)])
     views = np.random.default_rng(1).integers(0, 255, (2, 3, 32, 32, 3), dtype=np.uint8)
     np.savez_compressed(folder / "views.npz", views=views, names=np.array(["weak", hostile]))
+    if loss == 2.0:  # one of two kinds of run
+        np.savez_compressed(folder / "reconstructions.npz", views=views, names=np.array(["input", hostile]))
     (folder / "evaluations").mkdir()
     score = {
         "protocol": "knn",
@@ -146,7 +148,7 @@ def test_a_run_on_one_page(tmp_path, photos):
     for expected in (
         "Report: run", "healthy", "81.0 %", "80.0 to 82.0", "random init", "Loss", "loss/q1k2", "Learning rate",
         "RankMe", "Map by PCA", "Map by t-SNE", "20 records, drawn by chance out of 24", "weak", "6 skipped",
-        "1 min 15 s", "1 GiB", "vit_mini", "tacit pretrain --config",
+        "1 min 15 s", "1 GiB", "vit_mini", "tacit pretrain --config", "Reconstructions", "input",
     ):  # fmt: skip
         assert expected in words, expected
     assert not list(path.parent.glob(".*"))
@@ -188,6 +190,16 @@ def test_several_runs_side_by_side(tmp_path, photos):
     for expected in ("2 runs", "a/run", "b/run", "Settings that differ", "settings.lr", "81.0 % (80.0 to 82.0)"):
         assert expected in words, expected
     assert 'class="line k1"' in text
+
+
+def test_runs_that_reconstruct_nothing_have_no_such_section(tmp_path, photos):
+    runs = [make_run(tmp_path / part, photos, loss=loss) for part, loss in (("a", 2.0), ("b", 3.0))]
+    assert "Reconstructions" not in " ".join(read(report(runs[1:], tmp_path / "page.html", limit=15))[1].text)
+    _, found = read(report(runs, tmp_path / "page.html", limit=15))
+    alts = [image["alt"] for image in found.all("img")]
+    assert sum("as input shows it" in alt for alt in alts) == 3  # of one run alone
+    (runs[0] / "reconstructions.npz").write_bytes(b"PK\x03\x04 half a file")
+    assert "No sample reconstructions" in " ".join(read(report(runs[:1], tmp_path / "page.html", limit=15))[1].text)
 
 
 def test_what_is_missing_is_one_line_each(tmp_path):
