@@ -68,7 +68,7 @@ def probe(encoder: encoders.Encoder, train: Source, states: np.ndarray, test: So
     The penalty is chosen on every fifth episode of the training set, which the fit it is chosen for leaves out.
     """
     x, y = (features(encoder, s, workers=0).x.numpy() for s in (train, test))
-    states, truth = (_of_stacks(s, v) for s, v in ((train, states), (test, truth)))
+    states, truth = (of_stacks(s, v) for s, v in ((train, states), (test, truth)))
     held = np.array([train.store.locate(i)[0] % 5 == 0 for i in range(len(train))])
     parts = np.flatnonzero(~held), np.flatnonzero(held)
     predicted = ridge(x, states, y, select="held-out", parts=parts).predicted
@@ -76,7 +76,7 @@ def probe(encoder: encoders.Encoder, train: Source, states: np.ndarray, test: So
     return dict(zip(TARGETS, r2.tolist(), strict=True))
 
 
-def _of_stacks(source: Source, states: np.ndarray) -> np.ndarray:
+def of_stacks(source: Source, states: np.ndarray) -> np.ndarray:
     rows = [source.store.locate(i) for i in range(len(source))]
     starts = source.store.index.table.column("start").to_numpy()
     return states[[starts[row] + at + source.store.frames // 2 for row, at in rows]]

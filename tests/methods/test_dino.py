@@ -129,7 +129,7 @@ def test_temperature_by_epoch_and_momentum_by_step():
 
 
 def test_the_views_are_the_papers():
-    views = DINO.views(tiny(local_crops=8))
+    views = DINO.views(tiny(local_crops=8, local_area=(0.05, 0.4)))
     assert [v.inputs.size for v in views] == [16] * 2 + [8] * 8
     assert all(v.inputs.interpolation == "bicubic" for v in views)
     drawn = [[v.draw(rng(0, 0, i, n), 100, 100) for i in range(1000)] for n, v in enumerate(views[:3])]

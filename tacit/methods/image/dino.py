@@ -83,11 +83,12 @@ class DINO(Method):
         ),
         # For some thousand small images on one CPU or GPU, the mechanism whole. A thousandth of the paper's steps:
         # small batches for more of them, a teacher that follows within a hundred, a short warm-up, a higher rate.
-        # A 64th of the prototypes and narrow heads for a narrow encoder; small crops of half the side.
+        # Prototypes in proportion to the records, or targets stay near uniform ones for the whole run, and narrow heads
+        # for a narrow encoder. Small crops of half the side, and larger parts of pictures that show so little.
         "small": Settings(
-            encoder="vit_mini", size=32, epochs=20, warmup_epochs=1, batch_size=64, lr=2e-3, local_crops=4,
-            local_size=16, prototypes=1024, hidden=256, bottleneck=64, momentum=0.99, drop_path=0.05,
-            blur_sigma=(0.1, 1.0), local_area=(0.1, 0.4),
+            encoder="vit_mini", size=32, epochs=20, warmup_epochs=1, batch_size=64, lr=3e-3, local_crops=4,
+            local_size=16, prototypes=256, hidden=256, bottleneck=64, momentum=0.99, drop_path=0.05,
+            blur_sigma=(0.1, 1.0), local_area=(0.2, 0.6),
         ),
     }  # fmt: skip
     tiny = {"local_size": 8, "prototypes": 32, "hidden": 32, "bottleneck": 16, "freeze_last_layer": 0.1}
