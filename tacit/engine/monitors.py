@@ -54,7 +54,7 @@ def health(signals: dict[str, Tensor]) -> dict[str, float]:
 class CollapseWatch:
     """Calls a collapse once `patience` checks in a row see one; a dip of a few steps is not called."""
 
-    patience: int = 5
+    patience: int = 3
     recent: deque = field(default_factory=deque)
 
     def see(self, values: dict[str, float]) -> str | None:
