@@ -1,6 +1,7 @@
 from tacit.encoders.build import SMALL, build, crop_problems, lacking, problems, set_norm_eps
 from tacit.encoders.encoder import Encoder, set_drop_path
 from tacit.encoders.initialise import Initialised, initialise
+from tacit.encoders.masked import embed, encode_tokens, encode_visible, patch_grid, pick, visible_ids
 from tacit.encoders.multi_crop import by_size, view_by_view
 from tacit.encoders.names import to_transformers
 from tacit.encoders.positions import sincos_2d, sincos_positions_
@@ -17,11 +18,16 @@ __all__ = [
     "by_size",
     "crop_problems",
     "describe",
+    "embed",
+    "encode_tokens",
+    "encode_visible",
     "initialise",
     "lacking",
     "like",
     "load",
     "pad",
+    "patch_grid",
+    "pick",
     "problems",
     "read_description",
     "refused",
@@ -34,6 +40,7 @@ __all__ = [
     "to_transformers",
     "token_grid",
     "view_by_view",
+    "visible_ids",
     "write_tensors",
     "xavier_",
 ]

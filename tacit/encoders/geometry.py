@@ -17,10 +17,15 @@ def family(arch: str) -> str:
     return {"swin_transformer": "swin", "vision_transformer": "vit", "deit": "vit", "cvt": "cvt"}.get(module, "other")
 
 
+def patch_of(arch: str, made: dict[str, Any]) -> int:
+    """The patch size in pixels, of a ViT or Swin."""
+    return made.get("patch_size") or _number(arch, "patch", 4 if family(arch) == "swin" else 16)
+
+
 def geometry_problems(name: str, arch: str, size: int, made: dict[str, Any]) -> list[str]:
     """Why `arch` with timm's arguments `made` cannot take images of size x size, and what would work."""
     kind = family(arch)
-    patch = made.get("patch_size") or _number(arch, "patch", 4 if kind == "swin" else 16)
+    patch = patch_of(arch, made)
     found = []
     if kind not in ("swin", "cvt") and "window_size" in made:
         found.append(f"window = {made['window_size']}: {name} has no attention windows; leave it out or take a Swin.")
@@ -48,7 +53,7 @@ def geometry_problems(name: str, arch: str, size: int, made: dict[str, Any]) -> 
 def crop_problems(name: str, arch: str, made: dict[str, Any], size: int, setting: str) -> list[str]:
     """Why small crops of `size` cannot go through a trunk that takes any size: they are cut into whole patches."""
     kind = family(arch)
-    patch = made.get("patch_size") or _number(arch, "patch", 4 if kind == "swin" else 16)
+    patch = patch_of(arch, made)
     if kind in ("other", "cvt") or (size >= patch and size % patch == 0):
         return []
     where = f"{size} = {size // patch} x {patch} + {size % patch}"
