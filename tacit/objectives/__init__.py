@@ -3,7 +3,14 @@ from tacit.objectives.contrastive import batch_info_nce, info_nce, nt_xent
 from tacit.objectives.decorrelation import covariance, invariance, variance
 from tacit.objectives.distillation import across_views, sharpen, soft_cross_entropy
 from tacit.objectives.order import ORDERS, arranged, order_accuracies, order_loss, preferred
-from tacit.objectives.reconstruction import masked_mean, normalise_patches, patchify, unpatchify
+from tacit.objectives.reconstruction import (
+    denormalise_patches,
+    masked_mean,
+    normalise_patches,
+    patchify,
+    repainted,
+    unpatchify,
+)
 from tacit.objectives.regions import across_regions, best_match, region_cross_entropy
 from tacit.objectives.regression import normalised_mse
 
@@ -16,6 +23,7 @@ __all__ = [
     "batch_info_nce",
     "best_match",
     "covariance",
+    "denormalise_patches",
     "info_nce",
     "invariance",
     "masked_mean",
@@ -27,6 +35,7 @@ __all__ = [
     "patchify",
     "preferred",
     "region_cross_entropy",
+    "repainted",
     "sharpen",
     "sinkhorn",
     "soft_cross_entropy",

@@ -24,6 +24,29 @@ def normalise_patches(patches: Tensor, eps: float = 1e-6) -> Tensor:
     return (patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + eps).sqrt()
 
 
+def denormalise_patches(patches: Tensor, of: Tensor, eps: float = 1e-6) -> Tensor:
+    """The inverse of `normalise_patches`, with the mean and variance of the patches `of`: both [..., D]."""
+    of = of.float()
+    return patches.float() * (of.var(-1, keepdim=True) + eps).sqrt() + of.mean(-1, keepdim=True)
+
+
+def repainted(images: Tensor, mask: Tensor, predicted: Tensor, patch: int, normalised: bool) -> dict[str, Tensor]:
+    """What reports show of a masked system: "input", "masked" and "reconstruction", each [B, C, H, W] as the images.
+
+    Hidden patches are grey, which is 0 in prepared images, and then as predicted; visible ones stay as they are.
+
+    Args:
+        images: [B, C, H, W], prepared. mask: [B, h, w] bool, True where hidden. predicted: [B, h w, patch patch C].
+        normalised: the predictions are of `normalise_patches`, and get their patch's own mean and variance back.
+    """
+    rows, cols = mask.shape[1:]
+    hidden = mask.flatten(1).unsqueeze(-1)
+    patches = patchify(images, patch)
+    told = denormalise_patches(predicted, patches) if normalised else predicted
+    shown = {"input": patches, "masked": patches.masked_fill(hidden, 0), "reconstruction": patches.where(~hidden, told)}
+    return {name: unpatchify(x, patch, rows, cols) for name, x in shown.items()}
+
+
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of `values` where `mask` is True, of the whole batch as one; 0 if it is nowhere. Both [B, ...], one shape
     or broadcast to it; in float32."""

@@ -1,7 +1,7 @@
 from tacit.views.crop import Crop, View
 from tacit.views.dataset import Plain, Views, collate, finish
 from tacit.views.inputs import IMAGENET_MEAN, IMAGENET_STD, Inputs, input_spec
-from tacit.views.masks import Masked, Sampler, random_mask
+from tacit.views.masks import Masked, Sampler, random_mask, ratio_problems
 from tacit.views.multi_crop import equal_multi_crop, multi_crop
 from tacit.views.pair import unlike_pair
 from tacit.views.random import rng
@@ -22,6 +22,7 @@ __all__ = [
     "input_spec",
     "multi_crop",
     "random_mask",
+    "ratio_problems",
     "rng",
     "unlike_pair",
 ]

@@ -5,6 +5,7 @@ A mask is [rows, cols] bool, True where the patch is hidden from the encoder.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,18 @@ def random_mask(rng: np.random.Generator, rows: int, cols: int, *, ratio: float,
     hidden = np.ones(high * wide, dtype=bool)
     hidden[rng.permutation(high * wide)[: int(high * wide * (1 - ratio))]] = False
     return hidden.reshape(high, wide).repeat(unit, 0).repeat(unit, 1)
+
+
+def ratio_problems(ratio: float, patches: int, setting: str = "mask_ratio") -> list[str]:
+    """Why `random_mask` with that ratio leaves nothing visible, or nothing hidden, of so many patches; or empty."""
+    visible = int(patches * (1 - ratio))
+    if 0 < visible < patches:
+        return []
+    what = "none visible" if visible < 1 else "none hidden"
+    if patches < 2:
+        return [f"{setting} = {ratio:g}: leaves {what} of {patches} patch. Choose a larger size or a smaller patch."]
+    most = math.floor(1000 * (1 - 1 / patches) - 1e-6) / 1000
+    return [f"{setting} = {ratio:g}: leaves {what} of {patches} patches. Choose one from {1 / patches:.3g} to {most}."]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tacit.objectives import masked_mean, normalise_patches, patchify, unpatchify
+from tacit.objectives import denormalise_patches, masked_mean, normalise_patches, patchify, unpatchify
 
 
 def test_patches_are_rows_of_pixels_with_channels_fastest_and_come_back():
@@ -21,6 +21,11 @@ def test_a_zero_prediction_of_normalised_patches_costs_what_the_unbiased_varianc
     expected = (47 / 48 * var / (var + 1e-6)).mean()
     torch.testing.assert_close(normalise_patches(patches).square().mean(), expected)
     assert torch.equal(normalise_patches(torch.full((1, 1, 48), 3.0)), torch.zeros(1, 1, 48))  # flat
+
+
+def test_a_normalised_patch_comes_back_with_its_own_mean_and_spread():
+    patches = 3 + torch.randn(4, 5, 48, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(denormalise_patches(normalise_patches(patches), patches), patches)
 
 
 def test_the_mean_is_of_the_hidden_values_of_the_whole_batch():

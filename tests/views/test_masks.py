@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tacit.data import open_source
-from tacit.views import Crop, Masked, Views, collate, finish, input_spec, random_mask, rng
+from tacit.views import Crop, Masked, Views, collate, finish, input_spec, random_mask, ratio_problems, rng
 
 
 def masks(count: int, rows: int = 14, cols: int = 14, **how) -> np.ndarray:
@@ -41,3 +41,16 @@ def test_a_masked_crop_is_the_crop_with_a_mask_whatever_the_batch(digits):
     assert a["mask"].sum((1, 2)).tolist() == [8] * 4
     (alone,) = finish(collate([with_mask[(3, 2)]]), [view])
     assert torch.equal(alone["mask"][0], a["mask"][2])
+
+
+def test_a_ratio_that_leaves_nothing_seen_or_hidden_is_refused_with_one_that_does():
+    assert ratio_problems(0.75, 4) == ratio_problems(0.5, 2) == []
+    (said,) = ratio_problems(0.9, 4, "ratio")
+    assert said == "ratio = 0.9: leaves none visible of 4 patches. Choose one from 0.25 to 0.749."
+    assert ratio_problems(0.749, 4) == ratio_problems(0.25, 4) == []
+    for patches in (2, 10, 49, 64, 196, 256):  # whatever the rounding, what is advised works
+        (said,) = ratio_problems(1.0, patches)
+        low, high = (float(word.rstrip(".")) for word in said.split("from ")[1].split(" to "))
+        assert ratio_problems(low, patches) == ratio_problems(high, patches) == []
+    assert "none hidden" in ratio_problems(0.0, 9)[0]
+    assert "a smaller patch" in ratio_problems(0.5, 1)[0]
