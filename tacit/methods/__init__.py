@@ -22,6 +22,7 @@ METHODS = {
     "tov_vicreg": "tacit.methods.image.tov_vicreg:TOVVICReg",
     "swav": "tacit.methods.image.swav:SwAV",
     "vicreg": "tacit.methods.image.vicreg:VICReg",
+    "mae": "tacit.methods.image.mae:MAE",
 }
 
 
