@@ -7,6 +7,7 @@ from tacit.encoders.names import to_transformers
 from tacit.encoders.positions import sincos_2d, sincos_positions_
 from tacit.encoders.sizes import any_size, pad, refused, step, token_grid
 from tacit.encoders.storage import describe, like, load, read_description, save, write_tensors
+from tacit.encoders.topk import topk_attention
 from tacit.encoders.xavier import xavier_
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "step",
     "to_transformers",
     "token_grid",
+    "topk_attention",
     "view_by_view",
     "visible_ids",
     "write_tensors",

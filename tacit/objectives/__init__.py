@@ -2,6 +2,7 @@ from tacit.objectives.clustering import assignment_entropy, sinkhorn
 from tacit.objectives.contrastive import batch_info_nce, info_nce, nt_xent
 from tacit.objectives.decorrelation import covariance, invariance, variance
 from tacit.objectives.distillation import across_views, sharpen, soft_cross_entropy
+from tacit.objectives.homologous import homologous_contrast, homologous_share
 from tacit.objectives.order import ORDERS, arranged, order_accuracies, order_loss, preferred
 from tacit.objectives.reconstruction import (
     denormalise_patches,
@@ -24,6 +25,8 @@ __all__ = [
     "best_match",
     "covariance",
     "denormalise_patches",
+    "homologous_contrast",
+    "homologous_share",
     "info_nce",
     "invariance",
     "masked_mean",

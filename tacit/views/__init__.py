@@ -2,6 +2,7 @@ from tacit.views.crop import Crop, View
 from tacit.views.dataset import Plain, Views, collate, finish
 from tacit.views.inputs import IMAGENET_MEAN, IMAGENET_STD, Inputs, input_spec
 from tacit.views.masks import Masked, Sampler, random_mask, ratio_problems
+from tacit.views.mixing import Mixable, mixture
 from tacit.views.multi_crop import equal_multi_crop, multi_crop
 from tacit.views.pair import unlike_pair
 from tacit.views.random import rng
@@ -12,6 +13,7 @@ __all__ = [
     "Crop",
     "Inputs",
     "Masked",
+    "Mixable",
     "Plain",
     "Sampler",
     "View",
@@ -20,6 +22,7 @@ __all__ = [
     "equal_multi_crop",
     "finish",
     "input_spec",
+    "mixture",
     "multi_crop",
     "random_mask",
     "ratio_problems",
