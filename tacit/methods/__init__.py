@@ -23,6 +23,7 @@ METHODS = {
     "swav": "tacit.methods.image.swav:SwAV",
     "vicreg": "tacit.methods.image.vicreg:VICReg",
     "mae": "tacit.methods.image.mae:MAE",
+    "mixed_ae": "tacit.methods.image.mixed_ae:MixedAE",
 }
 
 
