@@ -1,5 +1,6 @@
 from tacit.encoders.build import SMALL, build, crop_problems, lacking, problems, set_norm_eps
-from tacit.encoders.encoder import Encoder, set_drop_path
+from tacit.encoders.depths import depth_problems, multi_depth
+from tacit.encoders.encoder import MEAN_PATCH, Encoder, set_drop_path
 from tacit.encoders.initialise import Initialised, initialise
 from tacit.encoders.masked import embed, encode_tokens, encode_visible, patch_grid, pick, visible_ids
 from tacit.encoders.multi_crop import by_size, view_by_view
@@ -11,6 +12,7 @@ from tacit.encoders.topk import topk_attention
 from tacit.encoders.xavier import xavier_
 
 __all__ = [
+    "MEAN_PATCH",
     "SMALL",
     "Encoder",
     "Initialised",
@@ -18,6 +20,7 @@ __all__ = [
     "build",
     "by_size",
     "crop_problems",
+    "depth_problems",
     "describe",
     "embed",
     "encode_tokens",
@@ -26,6 +29,7 @@ __all__ = [
     "lacking",
     "like",
     "load",
+    "multi_depth",
     "pad",
     "patch_grid",
     "pick",

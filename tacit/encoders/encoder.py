@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from tacit.encoders.cvt import CvT
 from tacit.views import Inputs
 
+MEAN_PATCH = {"global_pool": "avg", "fc_norm": False}  # timm would otherwise pool first and normalise then
+
 
 class Encoder(nn.Module):
     """A trunk without a classifier.
 
     `encoder(x)` [B, C, H, W] -> [B, width]: the mean of the tokens after the last norm for Swin and CvT, the class
-    token for ViT and DeiT, and timm's own pooling for other trunks. `can` says what else it does: "tokens", "stages",
-    "cls", "mask_tokens" (a mask token may take a patch's place), "drop_tokens" (it runs on some of the tokens).
+    token for ViT and DeiT (or, built with `MEAN_PATCH`, the mean of the patch tokens after the last norm, for methods
+    that train no class token), and timm's own pooling for other trunks. `can` says what else it does: "tokens",
+    "stages", "cls", "mask_tokens" (a mask token may take a patch's place), "drop_tokens" (it runs on some of them).
     """
 
     def __init__(self, trunk: nn.Module, *, name: str, arch: str, kwargs: dict[str, Any], norm: str, inputs: Inputs):
@@ -49,6 +52,8 @@ class Encoder(nn.Module):
             return "mean of the tokens after the last norm"
         if "cls" in self.can and getattr(self.trunk, "global_pool", "") == "token":
             return "class token after the last norm"
+        if isinstance(self.trunk, VisionTransformer) and MEAN_PATCH.items() <= self.kwargs.items():
+            return "mean of the patch tokens after the last norm"
         return "timm's pooled feature"
 
     def forward(self, x: Tensor, with_tokens: bool = False) -> Tensor | tuple[Tensor, Tensor]:

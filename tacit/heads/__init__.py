@@ -1,5 +1,6 @@
 from tacit.heads.decoder import TokenDecoder, decoder_problems
 from tacit.heads.mlp import mlp
+from tacit.heads.pixel_decoder import PixelDecoder
 from tacit.heads.prototypes import PrototypeHead, Prototypes
 
-__all__ = ["PrototypeHead", "Prototypes", "TokenDecoder", "decoder_problems", "mlp"]
+__all__ = ["PixelDecoder", "PrototypeHead", "Prototypes", "TokenDecoder", "decoder_problems", "mlp"]

@@ -6,6 +6,7 @@ from tacit.objectives.homologous import homologous_contrast, homologous_share
 from tacit.objectives.order import ORDERS, arranged, order_accuracies, order_loss, preferred
 from tacit.objectives.reconstruction import (
     denormalise_patches,
+    masked_l1,
     masked_mean,
     normalise_patches,
     patchify,
@@ -29,6 +30,7 @@ __all__ = [
     "homologous_share",
     "info_nce",
     "invariance",
+    "masked_l1",
     "masked_mean",
     "normalise_patches",
     "normalised_mse",

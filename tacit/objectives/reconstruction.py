@@ -52,3 +52,14 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     or broadcast to it; in float32."""
     mask = torch.broadcast_to(mask, values.shape)
     return (values.float() * mask).sum() / mask.sum().clamp_min(1)
+
+
+def masked_l1(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean distance of values where `mask` is True, of the whole batch as one (GMML, official code), in float32.
+
+    Args:
+        prediction, target: [B, C, H, W], or any one shape. No gradient reaches the target.
+        mask: bool, of that shape or broadcast to it; without, all values count.
+    """
+    distance = (prediction.float() - target.detach().float()).abs()
+    return distance.mean() if mask is None else masked_mean(distance, mask)

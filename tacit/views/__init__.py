@@ -1,3 +1,4 @@
+from tacit.views.corruption import FILLS, Blocks, Corrupted, Spoiled
 from tacit.views.crop import Crop, View
 from tacit.views.dataset import Plain, Views, collate, finish
 from tacit.views.inputs import IMAGENET_MEAN, IMAGENET_STD, Inputs, input_spec
@@ -6,16 +7,22 @@ from tacit.views.mixing import Mixable, mixture
 from tacit.views.multi_crop import equal_multi_crop, multi_crop
 from tacit.views.pair import unlike_pair
 from tacit.views.random import rng
+from tacit.views.turns import Turned
 
 __all__ = [
+    "FILLS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "Blocks",
+    "Corrupted",
     "Crop",
     "Inputs",
     "Masked",
     "Mixable",
     "Plain",
     "Sampler",
+    "Spoiled",
+    "Turned",
     "View",
     "Views",
     "collate",

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tacit.objectives import denormalise_patches, masked_mean, normalise_patches, patchify, unpatchify
+from tacit.objectives import denormalise_patches, masked_l1, masked_mean, normalise_patches, patchify, unpatchify
 
 
 def test_patches_are_rows_of_pixels_with_channels_fastest_and_come_back():
@@ -36,3 +36,25 @@ def test_the_mean_is_of_the_hidden_values_of_the_whole_batch():
     x.requires_grad_()
     masked_mean(x, torch.tensor([[True, False], [False, True]])).backward()
     assert x.grad.tolist() == [[0.5, 0.0], [0.0, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("mask", "value"), [([[1, 0], [0, 1]], 2.5), ([[1, 1], [1, 1]], 2.5), ([[0, 0], [1, 1]], 3.5), (None, 2.5)]
+)
+def test_l1_is_of_what_was_hidden(mask, value):
+    x_hat = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]], requires_grad=True)
+    mask = torch.tensor(mask).bool()[None, None] if mask else None
+    loss = masked_l1(x_hat, torch.zeros(1, 1, 2, 2), mask)
+    assert loss == value
+    loss.backward()
+    assert torch.equal(x_hat.grad != 0, torch.ones(1, 1, 2, 2).bool() if mask is None else mask)
+
+
+def test_l1_is_pooled_over_the_batch_and_never_reaches_its_target():
+    x_hat, x = torch.ones(2, 3, 2, 2), torch.zeros(2, 3, 2, 2, requires_grad=True)
+    x_hat[1] = 4
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]]).bool().view(2, 1, 2, 2)
+    loss = masked_l1(x_hat.requires_grad_(), x, mask)
+    assert float(loss.detach()) == pytest.approx((4 * 1 + 4) / 5)  # a mean of the records' means would be 2.5
+    loss.backward()
+    assert x.grad is None
