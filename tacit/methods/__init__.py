@@ -24,6 +24,7 @@ METHODS = {
     "vicreg": "tacit.methods.image.vicreg:VICReg",
     "mae": "tacit.methods.image.mae:MAE",
     "mixed_ae": "tacit.methods.image.mixed_ae:MixedAE",
+    "gmml": "tacit.methods.image.gmml:GMML",
 }
 
 
