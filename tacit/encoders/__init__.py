@@ -1,7 +1,8 @@
-from tacit.encoders.build import SMALL, build, crop_problems, lacking, problems, set_norm_eps
+from tacit.encoders.build import SMALL, build, crop_problems, lacking, mean_pooled, patch_of, problems, set_norm_eps
 from tacit.encoders.depths import depth_problems, multi_depth
 from tacit.encoders.encoder import MEAN_PATCH, Encoder, set_drop_path
 from tacit.encoders.initialise import Initialised, initialise
+from tacit.encoders.mask_tokens import MaskTokens
 from tacit.encoders.masked import embed, encode_tokens, encode_visible, patch_grid, pick, visible_ids
 from tacit.encoders.multi_crop import by_size, view_by_view
 from tacit.encoders.names import to_transformers
@@ -16,6 +17,7 @@ __all__ = [
     "SMALL",
     "Encoder",
     "Initialised",
+    "MaskTokens",
     "any_size",
     "build",
     "by_size",
@@ -29,9 +31,11 @@ __all__ = [
     "lacking",
     "like",
     "load",
+    "mean_pooled",
     "multi_depth",
     "pad",
     "patch_grid",
+    "patch_of",
     "pick",
     "problems",
     "read_description",

@@ -7,10 +7,18 @@ from typing import Any
 import timm
 import torch
 from timm.layers import PatchEmbed
+from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import nn
 
 from tacit.encoders import cvt, geometry, sk_resnet  # noqa: F401 sk_resnet tells timm its names
-from tacit.encoders.encoder import Encoder, TokenBatchNorm, WholePatches, blocks_with_drop_path, set_drop_path
+from tacit.encoders.encoder import (
+    MEAN_PATCH,
+    Encoder,
+    TokenBatchNorm,
+    WholePatches,
+    blocks_with_drop_path,
+    set_drop_path,
+)
 from tacit.encoders.geometry import family, geometry_problems, timm_arguments
 from tacit.errors import BadSettings, DataError, Unknown
 from tacit.views import Inputs, input_spec
@@ -36,6 +44,19 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "swin_tiny": ("swin_tiny_patch4_window7_224", {}),
     "deit_small": ("deit_small_patch16_224", {}),
     cvt.cvt_13_esvit.__name__: ("cvt_13_esvit", {}),
+    "swinv2_mini": (
+        "swinv2_tiny_window8_256",
+        {"patch_size": 2, "window_size": 4, "embed_dim": 32, "depths": (2, 2, 2), "num_heads": (2, 4, 8)},
+    ),
+    "swinv2_tiny": ("swinv2_tiny_window8_256", {}),
+    "swinv2_base": ("swinv2_base_window12_192", {}),  # 192 pixels, the one that SimMIM pre-trains
+    "simmim_vit_base": (  # SimMIM's ViT: places are known by one table of relative positions for all blocks
+        "beit_base_patch16_224",
+        {
+            "use_abs_pos_emb": False, "use_rel_pos_bias": False, "use_shared_rel_pos_bias": True, "init_values": 0.1,
+            "use_fc_norm": False,
+        },
+    ),
     "vit_small_12h": ("deit_small_patch16_224", {"num_heads": 12}),  # MoCo v3's ViT-S
 }  # fmt: skip
 
@@ -157,6 +178,20 @@ def lacking(
     ]
 
 
+def patch_of(name: str, patch: int | None = None) -> int | None:
+    """Pixels of a patch's side in the trunk of that name, `patch` if given; None for a trunk that has no patches."""
+    arch, changes = SMALL.get(name, (name, {}))
+    if patch or changes.get("patch_size"):
+        return patch or changes["patch_size"]
+    return geometry.default_patch(arch) if family(arch) in ("swin", "vit") or "patch" in arch else None
+
+
+def mean_pooled(name: str) -> dict[str, Any]:
+    """What `build` is to be told so that a plain ViT's feature is the mean of its tokens; nothing for other trunks."""
+    arch = SMALL.get(name, (name,))[0]
+    return dict(MEAN_PATCH) if timm.is_model(arch) and family(arch) == "vit" else {}
+
+
 def resolve(
     name: str, size: int, patch: int | None, window: int | None, channels: int, kwargs: dict[str, Any],
     positions: int | None = None,
@@ -185,7 +220,11 @@ def set_norm_eps(trunk: nn.Module, eps: float) -> None:
 
 
 def _batch_norm_before_mlp(trunk: nn.Module, name: str) -> None:
-    blocks = [m for m in trunk.modules() if hasattr(m, "mlp") and isinstance(getattr(m, "norm2", None), nn.LayerNorm)]
+    blocks = [
+        m for m in trunk.modules()
+        if hasattr(m, "mlp") and isinstance(getattr(m, "norm2", None), nn.LayerNorm)
+        and not isinstance(m, SwinTransformerV2Block)  # whose norms come after
+    ]  # fmt: skip
     if not blocks:
         raise BadSettings(
             [f"norm_before_mlp = bn: {name} has no blocks with a LayerNorm before an MLP; use a ViT or a Swin."]

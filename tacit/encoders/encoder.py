@@ -6,10 +6,12 @@ from typing import Any
 
 from timm.layers import DropPath, PatchEmbed
 from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from tacit.encoders.cvt import CvT
+from tacit.encoders.mask_tokens import MASKABLE, masked_features
 from tacit.views import Inputs
 
 MEAN_PATCH = {"global_pool": "avg", "fc_norm": False}  # timm would otherwise pool first and normalise then
@@ -39,7 +41,7 @@ class Encoder(nn.Module):
             able.add("stages")
         if getattr(self.trunk, "cls_token", None) is not None:
             able.add("cls")
-        if isinstance(self.trunk, VisionTransformer | SwinTransformer):
+        if isinstance(self.trunk, MASKABLE):
             able.add("mask_tokens")
         if isinstance(self.trunk, VisionTransformer):
             able.add("drop_tokens")
@@ -48,18 +50,22 @@ class Encoder(nn.Module):
     @property
     def feature(self) -> str:
         """What `forward` returns, in words."""
-        if isinstance(self.trunk, SwinTransformer | CvT):
+        if isinstance(self.trunk, SwinTransformer | SwinTransformerV2 | CvT):
             return "mean of the tokens after the last norm"
         if "cls" in self.can and getattr(self.trunk, "global_pool", "") == "token":
             return "class token after the last norm"
-        if isinstance(self.trunk, VisionTransformer) and MEAN_PATCH.items() <= self.kwargs.items():
+        if getattr(self.trunk, "global_pool", "") == "avg" and isinstance(
+            getattr(self.trunk, "fc_norm", None), nn.Identity
+        ):
             return "mean of the patch tokens after the last norm"
         return "timm's pooled feature"
 
-    def forward(self, x: Tensor, with_tokens: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, with_tokens: bool = False, hidden: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         if not with_tokens:
             return self.trunk(x)
-        y = self.trunk.forward_features(x)
+        y = self.trunk.forward_features(x) if hidden is None else masked_features(self.trunk, x, *hidden)
         return self.trunk.forward_head(y), self._rows(y)
 
     def tokens(self, x: Tensor) -> Tensor:

@@ -10,22 +10,21 @@ import timm
 import torch
 from timm.models._registry import model_entrypoint
 
+KINDS = {
+    "swin_transformer": "swin", "swin_transformer_v2": "swin", "vision_transformer": "vit", "deit": "vit", "cvt": "cvt"
+}  # fmt: skip
+
 
 def family(arch: str) -> str:
     """ "swin" and "vit" are known by their arithmetic; "cvt" and "other" are tried out."""
     module = model_entrypoint(arch).__module__.rsplit(".", 1)[-1]
-    return {"swin_transformer": "swin", "vision_transformer": "vit", "deit": "vit", "cvt": "cvt"}.get(module, "other")
-
-
-def patch_of(arch: str, made: dict[str, Any]) -> int:
-    """The patch size in pixels, of a ViT or Swin."""
-    return made.get("patch_size") or _number(arch, "patch", 4 if family(arch) == "swin" else 16)
+    return KINDS.get(module, "other")
 
 
 def geometry_problems(name: str, arch: str, size: int, made: dict[str, Any]) -> list[str]:
     """Why `arch` with timm's arguments `made` cannot take images of size x size, and what would work."""
     kind = family(arch)
-    patch = patch_of(arch, made)
+    patch = made.get("patch_size") or default_patch(arch)
     found = []
     if kind not in ("swin", "cvt") and "window_size" in made:
         found.append(f"window = {made['window_size']}: {name} has no attention windows; leave it out or take a Swin.")
@@ -53,11 +52,16 @@ def geometry_problems(name: str, arch: str, size: int, made: dict[str, Any]) -> 
 def crop_problems(name: str, arch: str, made: dict[str, Any], size: int, setting: str) -> list[str]:
     """Why small crops of `size` cannot go through a trunk that takes any size: they are cut into whole patches."""
     kind = family(arch)
-    patch = patch_of(arch, made)
+    patch = made.get("patch_size") or default_patch(arch)
     if kind in ("other", "cvt") or (size >= patch and size % patch == 0):
         return []
     where = f"{size} = {size // patch} x {patch} + {size % patch}"
     return [f"{setting} = {size}: must be a multiple of the patch size of {name}; {where}. Set {_near(size, patch)}."]
+
+
+def default_patch(arch: str) -> int:
+    """Pixels of a patch's side, where nothing else is asked for."""
+    return _number(arch, "patch", 4 if family(arch) == "swin" else 16)
 
 
 def timm_arguments(made: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +126,7 @@ def _trial(arch: str, size: int, made: tuple[tuple[str, Any], ...]) -> str | Non
 
 
 def _number(arch: str, word: str, default: int) -> int:
-    match = re.search(rf"{word}(\d+)", arch)
+    match = re.search(rf"{word}(?:\d+to)?(\d+)", arch)  # window12to16: trained with 12, now 16
     return int(match.group(1)) if match else default
 
 

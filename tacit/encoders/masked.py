@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from tacit.encoders.build import resolve
 from tacit.encoders.encoder import Encoder
-from tacit.encoders.geometry import family, patch_of
+from tacit.encoders.geometry import default_patch, family
 from tacit.errors import UsageError
 
 
 def patch_grid(name: str, size: int, patch: int | None = None) -> int:
     """How many patches of a ViT of that name lie along a side; 0 if it is no ViT, or its patches do not fill `size`."""
     arch, made = resolve(name, size, patch, None, 3, {})
-    side = patch_of(arch, made)
+    side = made.get("patch_size") or default_patch(arch)
     return size // side if family(arch) == "vit" and size % side == 0 else 0
 
 

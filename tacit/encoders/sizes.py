@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import Format, PatchEmbed
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, window_partition, window_reverse
+from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2Block
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -41,11 +42,11 @@ def any_size(encoder: Encoder, *, mask_padding: bool = True, shift_as_built: boo
         trunk.dynamic_img_size = True
         trunk.patch_embed.strict_img_size = False
         trunk.patch_embed.flatten, trunk.patch_embed.output_fmt = False, Format.NHWC
-    elif isinstance(trunk, SwinTransformer):
+    elif isinstance(trunk, SwinTransformer | SwinTransformerV2):
         trunk.patch_embed.strict_img_size = False
         for block in trunk.modules():
-            if isinstance(block, SwinTransformerBlock):
-                block.__class__ = _AnyGrid
+            if isinstance(block, SwinTransformerBlock | SwinTransformerV2Block):
+                block.__class__ = _AnyGrid if isinstance(block, SwinTransformerBlock) else _AnyGridV2
                 block.mask_padding = mask_padding
                 block.shift_as_built = shift_as_built
                 block.attn_mask = None  # of the size it was built for
@@ -55,7 +56,7 @@ def any_size(encoder: Encoder, *, mask_padding: bool = True, shift_as_built: boo
 def step(encoder: Encoder) -> int:
     """What the sides of an input must be multiples of: the patch, or a convolutional trunk's last stride."""
     patch = getattr(getattr(encoder.trunk, "patch_embed", None), "patch_size", None)
-    if isinstance(encoder.trunk, VisionTransformer | SwinTransformer):
+    if isinstance(encoder.trunk, VisionTransformer | SwinTransformer | SwinTransformerV2):
         return patch[0]
     return max([int(info["reduction"]) for info in getattr(encoder.trunk, "feature_info", [])] or [32])
 
@@ -65,7 +66,7 @@ def pad(x: Tensor, multiple: int) -> Tensor:
     return F.pad(x, (0, -x.shape[3] % multiple, 0, -x.shape[2] % multiple))
 
 
-class _AnyGrid(SwinTransformerBlock):
+class _Windows:
     """timm's block, which pads after the shift and so puts its mask in the wrong place on a grid that needs padding."""
 
     mask_padding: bool
@@ -106,6 +107,14 @@ class _AnyGrid(SwinTransformerBlock):
         return (region[:, None] != region[:, :, None]).to(x.dtype) * -100.0
 
 
+class _AnyGrid(_Windows, SwinTransformerBlock):
+    pass
+
+
+class _AnyGridV2(_Windows, SwinTransformerV2Block):
+    pass
+
+
 def token_grid(encoder: Encoder, x: Tensor) -> Tensor:
     """Patch tokens after the last norm where they lie: prepared [B, C, H, W] -> [B, h, w, D].
 
@@ -117,7 +126,7 @@ def token_grid(encoder: Encoder, x: Tensor) -> Tensor:
         tokens = encoder.tokens(x)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise refused(encoder, x, error) from error
-    if isinstance(encoder.trunk, VisionTransformer | SwinTransformer):
+    if isinstance(encoder.trunk, VisionTransformer | SwinTransformer | SwinTransformerV2):
         h, w = height // step(encoder), width // step(encoder)
         for _ in getattr(encoder.trunk, "layers", [])[1:]:
             h, w = -(-h // 2), -(-w // 2)

@@ -7,14 +7,17 @@ from torch import Tensor, nn
 
 from tacit.engine.lars import Lars
 from tacit.engine.recipe import Recipe
-from tacit.engine.schedules import cosine, warmup_cosine
+from tacit.engine.schedules import cosine, warmup_cosine, warmup_steps
 
 POSITIONS = ("relative_position_bias_table", "pos_embed", "absolute_pos_embed", "cls_token", "mask_token")
 
 
 def decays(name: str, parameter: Tensor, positions: bool) -> bool:
-    """Whether weight decay acts on a parameter: never on 1-D tensors and biases, on position tables only if asked."""
-    if parameter.ndim <= 1 or name.endswith(".bias"):
+    """Whether weight decay acts on a parameter: never on 1-D tensors and biases, on position tables only if asked.
+
+    Nor ever on Swin V2's temperatures and the small network its positions come from (Liu et al. 2022, the code).
+    """
+    if parameter.ndim <= 1 or name.endswith((".bias", "logit_scale")) or ".cpb_mlp." in name:
         return False
     return positions or not name.endswith(POSITIONS)
 
@@ -48,12 +51,18 @@ def learning_rate(recipe: Recipe, step: int, steps: int, steps_per_epoch: int) -
     scale = ratio**0.5 if recipe.lr_scaling == "sqrt" else ratio
     ends = 1.0 if recipe.lr_scaling == "linear_peak" else scale
     step = max(step - recipe.lr_lag, 0)
+    warmup = min(round(recipe.warmup_epochs * steps_per_epoch), steps)
+    if recipe.lr_cosine == "steps":
+        return warmup_steps(
+            step, warmup=warmup, base=recipe.lr * scale, start=recipe.lr_warmup * ends,
+            drops=[share * steps for share in recipe.lr_drops],
+        )  # fmt: skip
     if recipe.lr_cosine == "by_epoch" and step >= recipe.warmup_epochs * steps_per_epoch:
         step = step // steps_per_epoch * steps_per_epoch
     return warmup_cosine(
         step,
         steps,
-        warmup=min(round(recipe.warmup_epochs * steps_per_epoch), steps),
+        warmup=warmup,
         base=recipe.lr * scale,
         start=recipe.lr_warmup * ends,
         end=recipe.lr_end * ends,

@@ -34,8 +34,11 @@ class Recipe:
     lr_lag: int = setting(0, "the update of step i uses the rate of step i - lr_lag", low=0)
     lr_cosine: str = setting(
         "after_warmup",
-        "where the cosine counts from; by_epoch: from zero, one rate for a whole epoch",
-        choices=("after_warmup", "from_zero", "by_epoch"),
+        "where the cosine counts from; by_epoch: from zero, one rate for a whole epoch; steps: none, see lr_drops",
+        choices=("after_warmup", "from_zero", "by_epoch", "steps"),
+    )
+    lr_drops: tuple[float, ...] = setting(
+        (), "shares of the run from which the rate is a tenth, where lr_cosine is steps", low=0, high=1
     )
     warmup_epochs: float = setting(5.0, "epochs of linear warm-up", low=0)
     warmup_inclusive: bool = setting(False, "the last step of the warm-up has the full rate, not the one after it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -45,3 +46,10 @@ def warmup_cosine(
     if from_zero:
         return cosine(step, steps, base, end)
     return cosine(step - warmup, max(steps - warmup, 1), base, end)
+
+
+def warmup_steps(step: int, *, warmup: int, base: float, start: float, drops: Sequence[float]) -> float:
+    """Linear from `start` to `base` over `warmup` steps, then `base`, and from each of `drops` on a tenth of before."""
+    if step < warmup:
+        return start + step * (base - start) / warmup
+    return base * 0.1 ** sum(step >= drop for drop in drops)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -56,7 +57,7 @@ def blocks(encoder: Encoder) -> list[nn.Module]:
     trunk = encoder.trunk
     if isinstance(trunk, VisionTransformer):
         return list(trunk.blocks)
-    if isinstance(trunk, SwinTransformer | CvT):
+    if isinstance(trunk, SwinTransformer | SwinTransformerV2 | CvT):
         return [block for stage in trunk.layers for block in stage.blocks]
     return []
 

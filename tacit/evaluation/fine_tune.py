@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from timm.data import Mixup
 from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -88,7 +89,7 @@ def depth_of(name: str, encoder: Encoder) -> tuple[int, int]:
         if inside[0] == "blocks":
             return int(inside[1]) + 1, blocks + 1
         return (blocks + 1 if name.startswith(("norm.", "fc_norm.")) else 0), blocks + 1
-    if isinstance(trunk, SwinTransformer):
+    if isinstance(trunk, SwinTransformer | SwinTransformerV2):
         sizes = [len(stage.blocks) for stage in trunk.layers]
         inside = name.split(".")
         if inside[0] == "layers":
@@ -106,7 +107,8 @@ def parameter_groups(model: Classifier, r: Recipe) -> list[dict]:
         if name.startswith("encoder.trunk."):
             depth, layers = depth_of(name.removeprefix("encoder.trunk."), model.encoder)
             scale = r.layer_decay ** (layers - depth)
-        plain = p.ndim < 2 or name.endswith(("pos_embed", "cls_token", "relative_position_bias_table"))
+        positions = ("pos_embed", "cls_token", "relative_position_bias_table", "logit_scale")
+        plain = p.ndim < 2 or name.endswith(positions) or ".cpb_mlp." in name
         groups.setdefault((scale, 0.0 if plain else r.weight_decay), []).append(p)
     return [{"params": ps, "weight_decay": decay, "scale": scale} for (scale, decay), ps in groups.items()]
 

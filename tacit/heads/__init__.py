@@ -3,4 +3,5 @@ from tacit.heads.mlp import mlp
 from tacit.heads.pixel_decoder import PixelDecoder
 from tacit.heads.prototypes import PrototypeHead, Prototypes
 
-__all__ = ["PixelDecoder", "PrototypeHead", "Prototypes", "TokenDecoder", "decoder_problems", "mlp"]
+__all__ = ["PixelDecoder", "PrototypeHead", "Prototypes", "TokenDecoder", "decoder_problems", "mlp", "pixel_head"]
+from tacit.heads.pixels import pixel_head

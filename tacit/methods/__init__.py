@@ -21,6 +21,7 @@ METHODS = {
     "byol": "tacit.methods.image.byol:BYOL",
     "tov_vicreg": "tacit.methods.image.tov_vicreg:TOVVICReg",
     "swav": "tacit.methods.image.swav:SwAV",
+    "simmim": "tacit.methods.image.simmim:SimMIM",
     "vicreg": "tacit.methods.image.vicreg:VICReg",
     "mae": "tacit.methods.image.mae:MAE",
     "mixed_ae": "tacit.methods.image.mixed_ae:MixedAE",

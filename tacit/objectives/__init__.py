@@ -9,9 +9,12 @@ from tacit.objectives.reconstruction import (
     masked_l1,
     masked_mean,
     normalise_patches,
+    normalise_windows,
     patchify,
     repainted,
+    to_pixels,
     unpatchify,
+    window_statistics,
 )
 from tacit.objectives.regions import across_regions, best_match, region_cross_entropy
 from tacit.objectives.regression import normalised_mse
@@ -33,6 +36,7 @@ __all__ = [
     "masked_l1",
     "masked_mean",
     "normalise_patches",
+    "normalise_windows",
     "normalised_mse",
     "nt_xent",
     "order_accuracies",
@@ -44,6 +48,8 @@ __all__ = [
     "sharpen",
     "sinkhorn",
     "soft_cross_entropy",
+    "to_pixels",
     "unpatchify",
     "variance",
+    "window_statistics",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -63,3 +64,29 @@ def masked_l1(prediction: Tensor, target: Tensor, mask: Tensor | None = None) ->
     """
     distance = (prediction.float() - target.detach().float()).abs()
     return distance.mean() if mask is None else masked_mean(distance, mask)
+
+
+def to_pixels(mask: Tensor, images: Tensor) -> Tensor:
+    """A mask of patches [B, h, w] at the size of `images` [B, C, H, W], whose patches tile it: [B, 1, H, W]."""
+    rows, cols = images.shape[2] // mask.shape[1], images.shape[3] // mask.shape[2]
+    return mask.repeat_interleave(rows, 1).repeat_interleave(cols, 2).unsqueeze(1)
+
+
+def window_statistics(images: Tensor, window: int, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """Mean and root of the unbiased variance + eps of the window around every pixel, each channel by itself.
+
+    Two [B, C, H, W] in float32. Windows of odd side >= 3 are cut off at the edges, and their pixels counted.
+    """
+    x = images.float()
+    centre = x.mean((2, 3), keepdim=True)  # of a difference of squares, small ones keep more digits
+    x = x - centre
+    mean, square = (F.avg_pool2d(y, window, 1, window // 2, count_include_pad=False) for y in (x, x.square()))
+    count = F.avg_pool2d(torch.ones_like(x[:1, :1]), window, 1, window // 2, count_include_pad=True) * window**2
+    variance = (square - mean.square()) * (count / (count - 1))
+    return mean + centre, (variance.clamp_min(0) + eps).sqrt()
+
+
+def normalise_windows(images: Tensor, window: int) -> Tensor:
+    """Each pixel minus its window's mean, over its spread: the targets of Swin V2's SimMIM (its published code)."""
+    mean, spread = window_statistics(images, window)
+    return (images.float() - mean) / spread

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -39,7 +40,7 @@ def maps(encoder: Encoder, x: Tensor, levels: str = "last") -> Tensor:
         found = found[-4:] if isinstance(encoder.trunk, VisionTransformer) else found
         size = found[0].shape[2:]
         return torch.cat([found[0], *(F.interpolate(f, size=size, mode="bilinear") for f in found[1:])], dim=1)
-    if not isinstance(encoder.trunk, VisionTransformer | SwinTransformer):
+    if not isinstance(encoder.trunk, VisionTransformer | SwinTransformer | SwinTransformerV2):
         return stages(encoder, x)[-1]
     return encoders.token_grid(encoder, x).permute(0, 3, 1, 2)
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
@@ -32,14 +33,15 @@ def maps_of(encoder: Encoder) -> tuple[list[int], list[int], int]:
         return [trunk.embed_dim], [patch], patch
     info = getattr(trunk, "feature_info", None) or []
     stages = [(f["num_chs"], f["reduction"]) for f in info if isinstance(f, dict)]
-    fixed = getattr(trunk, "pretrained_cfg", {}).get("fixed_input_size") and not isinstance(trunk, SwinTransformer)
+    swin = isinstance(trunk, SwinTransformer | SwinTransformerV2)
+    fixed = getattr(trunk, "pretrained_cfg", {}).get("fixed_input_size") and not swin
     grows = all(a[1] < b[1] for a, b in itertools.pairwise(stages))
     if "stages" not in encoder.can or not stages or fixed or not grows:
         raise UsageError(
             f"{encoder.name} cannot carry a detector: it runs at one size only or has no stages of growing stride. "
             "Take a Swin, a plain ViT or a convolutional network with stages."
         )
-    if not isinstance(trunk, SwinTransformer):
+    if not swin:
         stages = [s for s in stages if s[1] >= 4][-4:]
     channels, strides = ([s[i] for s in stages] for i in (0, 1))
     return channels, strides, strides[-1]

@@ -62,7 +62,7 @@ class Settings(Recipe):
 
     @property
     def trunk(self) -> dict[str, object]:
-        return encoders.MEAN_PATCH
+        return encoders.mean_pooled(self.encoder)
 
 
 class GMML(Method):
