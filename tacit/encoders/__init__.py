@@ -1,6 +1,7 @@
 from tacit.encoders.build import SMALL, build, crop_problems, lacking, mean_pooled, patch_of, problems, set_norm_eps
+from tacit.encoders.chunks import NEIGHBOURS
 from tacit.encoders.depths import depth_problems, multi_depth
-from tacit.encoders.encoder import MEAN_PATCH, Encoder, set_drop_path
+from tacit.encoders.encoder import MEAN_PATCH, Encoder, set_drop_path, set_neighbours
 from tacit.encoders.initialise import Initialised, initialise
 from tacit.encoders.mask_tokens import MaskTokens
 from tacit.encoders.masked import embed, encode_tokens, encode_visible, patch_grid, pick, visible_ids
@@ -14,6 +15,7 @@ from tacit.encoders.xavier import xavier_
 
 __all__ = [
     "MEAN_PATCH",
+    "NEIGHBOURS",
     "SMALL",
     "Encoder",
     "Initialised",
@@ -42,6 +44,7 @@ __all__ = [
     "refused",
     "save",
     "set_drop_path",
+    "set_neighbours",
     "set_norm_eps",
     "sincos_2d",
     "sincos_positions_",

@@ -10,7 +10,7 @@ from timm.layers import PatchEmbed
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import nn
 
-from tacit.encoders import cvt, geometry, sk_resnet  # noqa: F401 sk_resnet tells timm its names
+from tacit.encoders import cvt, geometry, sk_resnet, vil  # noqa: F401 sk_resnet tells timm its names
 from tacit.encoders.encoder import (
     MEAN_PATCH,
     Encoder,
@@ -41,6 +41,13 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
             "strides": (2, 2, 2), "paddings": (1, 1, 1), "window_size": 4,
         },
     ),
+    "vil_mini": (
+        "vil_2262_esvit",
+        {
+            "dims": (32, 64, 128), "depths": (2, 2, 2), "num_heads": (1, 2, 4), "strides": (2, 2, 2),
+            "chunked": (True, True, False), "window_size": 4,
+        },
+    ),
     "swin_tiny": ("swin_tiny_patch4_window7_224", {}),
     "deit_small": ("deit_small_patch16_224", {}),
     cvt.cvt_13_esvit.__name__: ("cvt_13_esvit", {}),
@@ -57,6 +64,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
             "use_fc_norm": False,
         },
     ),
+    vil.vil_2262_esvit.__name__: ("vil_2262_esvit", {}),
     "vit_small_12h": ("deit_small_patch16_224", {"num_heads": 12}),  # MoCo v3's ViT-S
 }  # fmt: skip
 
@@ -84,7 +92,8 @@ def build(
         name: a timm architecture, or one of `SMALL`.
         size: side of the square inputs in pixels; channels: how many they have.
         drop_path: stochastic depth of the last block, rising from 0 at the first.
-        patch, window: patch size, and a Swin's window, where they should differ from the name's.
+        patch, window: patch size, and the side of attention's windows or chunks, where they should differ from the
+            name's.
         norm_before_mlp: "ln", or "bn" for BatchNorm over batch and tokens.
         norm_eps: epsilon of a Swin's LayerNorms, where it should differ from timm's 1e-5; other trunks keep theirs.
         mean, std: of the inputs, one number a channel; ImageNet's when left out. interpolation: how they are resized.
@@ -203,7 +212,7 @@ def resolve(
         made["patch_size"] = patch
     if window is not None:
         made["window_size"] = window
-    if family(arch) in ("swin", "vit") or getattr(timm.get_pretrained_cfg(arch), "fixed_input_size", False):
+    if family(arch) in ("swin", "vit", "vil") or getattr(timm.get_pretrained_cfg(arch), "fixed_input_size", False):
         made["img_size"] = size
     if positions is not None and family(arch) == "vit":
         made |= {"img_size": positions, "dynamic_img_size": True}

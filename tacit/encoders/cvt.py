@@ -10,9 +10,11 @@ from collections.abc import Sequence
 
 import torch.nn.functional as F
 from timm.layers import DropPath, Mlp, QuickGELU, calculate_drop_path_rates, trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, register_model
 from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
+
+from tacit.encoders.staged import Staged, published_inputs
 
 EPS = 1e-5  # of the LayerNorms
 
@@ -82,7 +84,7 @@ class Stage(nn.Module):
         return self.blocks(self.embed(x))
 
 
-class CvT(nn.Module):
+class CvT(Staged):
     """[B, C, H, W] of any size -> [B, dims[-1]], the mean of the last map after a LayerNorm.
 
     Args, one of each a stage:
@@ -98,59 +100,21 @@ class CvT(nn.Module):
         paddings: Sequence[int] = (2, 1, 1, 1), window_size: int = 7, mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.1,
     ):  # fmt: skip
-        super().__init__()
-        self.num_classes, self.num_features, self.head_hidden_size = num_classes, dims[-1], dims[-1]
-        self.output_fmt, self.feature_info = "NHWC", []
         rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
-        stages, channels, reduction = [], in_chans, 1
+        stages, channels = [], in_chans
         for i, dim in enumerate(dims):
             embed = ConvEmbed(channels, dim, kernels[i], strides[i], paddings[i])
             stages.append(Stage(embed, [Block(dim, num_heads[i], window_size, mlp_ratio, r) for r in rates[i]]))
-            channels, reduction = dim, reduction * strides[i]
-            self.feature_info.append({"num_chs": dim, "reduction": reduction, "module": f"layers.{i}"})
-        self.layers = nn.ModuleList(stages)
-        self.norm = nn.LayerNorm(channels, eps=EPS)
-        self.head = nn.Linear(channels, num_classes) if num_classes else nn.Identity()
+            channels = dim
+        super().__init__(stages, dims, strides, EPS, num_classes)
         for part in self.modules():
             if isinstance(part, nn.Linear | nn.Conv2d):
                 trunc_normal_(part.weight, std=0.02)
                 if part.bias is not None:
                     nn.init.zeros_(part.bias)
 
-    def forward_intermediates(
-        self, x: Tensor, intermediates_only: bool = False, output_fmt: str = "NCHW"
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """One map a stage, and, unless `intermediates_only`, the features."""
-        found, x = [], x.permute(0, 2, 3, 1)
-        for stage in self.layers:
-            x = stage(x)
-            found.append(x.permute(0, 3, 1, 2) if output_fmt == "NCHW" else x)
-        return found if intermediates_only else (self.norm(x), found)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, h, w, D]"""
-        x = x.permute(0, 2, 3, 1)
-        for stage in self.layers:
-            x = stage(x)
-        return self.norm(x)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        x = x.mean((1, 2))
-        return x if pre_logits else self.head(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-
-default_cfgs = generate_default_cfgs(
-    {
-        "cvt_13_esvit": {
-            "url": "", "input_size": (3, 224, 224), "num_classes": 1000, "crop_pct": 0.875, "interpolation": "bicubic",
-            "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "first_conv": "layers.0.embed.proj",
-            "classifier": "head",
-        }
-    }
-)  # fmt: skip
+default_cfgs = published_inputs("cvt_13_esvit", "layers.0.embed.proj")
 
 
 @register_model

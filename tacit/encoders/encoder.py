@@ -10,8 +10,10 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from tacit.encoders.chunks import ChunkAttention
 from tacit.encoders.cvt import CvT
 from tacit.encoders.mask_tokens import MASKABLE, masked_features
+from tacit.encoders.vil import ViL
 from tacit.views import Inputs
 
 MEAN_PATCH = {"global_pool": "avg", "fc_norm": False}  # timm would otherwise pool first and normalise then
@@ -20,7 +22,7 @@ MEAN_PATCH = {"global_pool": "avg", "fc_norm": False}  # timm would otherwise po
 class Encoder(nn.Module):
     """A trunk without a classifier.
 
-    `encoder(x)` [B, C, H, W] -> [B, width]: the mean of the tokens after the last norm for Swin and CvT, the class
+    `encoder(x)` [B, C, H, W] -> [B, width]: the mean of the tokens after the last norm for Swin, CvT and ViL, the class
     token for ViT and DeiT (or, built with `MEAN_PATCH`, the mean of the patch tokens after the last norm, for methods
     that train no class token), and timm's own pooling for other trunks. `can` says what else it does: "tokens",
     "stages", "cls", "mask_tokens" (a mask token may take a patch's place), "drop_tokens" (it runs on some of them).
@@ -50,7 +52,7 @@ class Encoder(nn.Module):
     @property
     def feature(self) -> str:
         """What `forward` returns, in words."""
-        if isinstance(self.trunk, SwinTransformer | SwinTransformerV2 | CvT):
+        if isinstance(self.trunk, SwinTransformer | SwinTransformerV2 | CvT | ViL):
             return "mean of the tokens after the last norm"
         if "cls" in self.can and getattr(self.trunk, "global_pool", "") == "token":
             return "class token after the last norm"
@@ -107,6 +109,14 @@ def set_drop_path(encoder: Encoder, rate: float) -> Encoder:
         p = rate * i / max(len(blocks) - 1, 1)
         for name in _slots(block):
             setattr(block, name, DropPath(p) if p else nn.Identity())
+    return encoder
+
+
+def set_neighbours(encoder: Encoder, neighbours: str) -> Encoder:
+    """Which chunks a ViL's meet, "all", "one" or "none" (see `ChunkAttention`). Other trunks stay. Returns it."""
+    for part in encoder.modules():
+        if isinstance(part, ChunkAttention):
+            part.neighbours = encoder.kwargs["neighbours"] = neighbours
     return encoder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from functools import lru_cache
 from typing import Any
@@ -11,12 +12,14 @@ import torch
 from timm.models._registry import model_entrypoint
 
 KINDS = {
-    "swin_transformer": "swin", "swin_transformer_v2": "swin", "vision_transformer": "vit", "deit": "vit", "cvt": "cvt"
+    "swin_transformer": "swin", "swin_transformer_v2": "swin", "vision_transformer": "vit", "deit": "vit", "cvt": "cvt",
+    "vil": "vil",
 }  # fmt: skip
+TRIED = ("other", "cvt", "vil")
 
 
 def family(arch: str) -> str:
-    """ "swin" and "vit" are known by their arithmetic; "cvt" and "other" are tried out."""
+    """ "swin" and "vit" are known by their arithmetic; "cvt", "vil" and "other" are tried out."""
     module = model_entrypoint(arch).__module__.rsplit(".", 1)[-1]
     return KINDS.get(module, "other")
 
@@ -26,9 +29,9 @@ def geometry_problems(name: str, arch: str, size: int, made: dict[str, Any]) -> 
     kind = family(arch)
     patch = made.get("patch_size") or default_patch(arch)
     found = []
-    if kind not in ("swin", "cvt") and "window_size" in made:
+    if kind not in ("swin", "cvt", "vil") and "window_size" in made:
         found.append(f"window = {made['window_size']}: {name} has no attention windows; leave it out or take a Swin.")
-    if kind in ("other", "cvt"):
+    if kind in TRIED:
         if "patch_size" in made:
             found.append(f"patch = {patch}: the patch size of {name} cannot be chosen; leave it out.")
         return found or _tried(name, arch, size, made)
@@ -53,7 +56,11 @@ def crop_problems(name: str, arch: str, made: dict[str, Any], size: int, setting
     """Why small crops of `size` cannot go through a trunk that takes any size: they are cut into whole patches."""
     kind = family(arch)
     patch = made.get("patch_size") or default_patch(arch)
-    if kind in ("other", "cvt") or (size >= patch and size % patch == 0):
+    if kind == "vil":
+        patch = math.prod(made.get("strides", (4, 2, 2, 2)))
+        trouble = f"{setting} = {size}: one cell of the last map of {name} is {patch} pixels. Set {setting}={patch}."
+        return [] if size >= patch else [trouble]
+    if kind in TRIED or (size >= patch and size % patch == 0):
         return []
     where = f"{size} = {size // patch} x {patch} + {size % patch}"
     return [f"{setting} = {size}: must be a multiple of the patch size of {name}; {where}. Set {_near(size, patch)}."]

@@ -12,16 +12,20 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from tacit.encoders.chunks import Attention
 from tacit.encoders.encoder import Encoder, WholePatches
 from tacit.errors import UsageError
 
 
-def any_size(encoder: Encoder, *, mask_padding: bool = True, shift_as_built: bool = False) -> Encoder:
+def any_size(
+    encoder: Encoder, *, mask_padding: bool = True, shift_as_built: bool = False, by_pairs: bool = False
+) -> Encoder:
     """A copy of `encoder` that takes any [B, C, H, W] whose sides are multiples of `step(encoder)`.
 
     A ViT's position embeddings are interpolated (bicubic) to the grid. A Swin keeps its windows and tables; grids that
     the windows do not fill are padded on the right and below, then shifted, as in the official detection and
-    segmentation code; at its own size it does what it did. Convolutional trunks take any size as they are.
+    segmentation code; at its own size it does what it did. A ViL's biases are interpolated.
+    Convolutional trunks take any size as they are.
 
     Args:
         mask_padding: padding takes no part in a Swin's attention, so that nothing a pre-training never saw does.
@@ -29,6 +33,9 @@ def any_size(encoder: Encoder, *, mask_padding: bool = True, shift_as_built: boo
         shift_as_built: a Swin's windows shift at every size where they do at the encoder's own, though a smaller grid
             may fit into one window; the shift then splits that window. EsViT's official code does so (stage 3 of crops
             of 96 pixels). Otherwise they shift wherever there are several.
+        by_pairs: where a ViL's map is not of its own size, the matrix [N, N] of the biases of all pairs of tokens is
+            interpolated like a picture, which mixes up rows and columns of the map; EsViT's official code does so.
+            Otherwise the table of differences is, as a Swin's from one window to another.
 
     Raises:
         UsageError: a ViT whose patches are not a plain convolution.
@@ -50,6 +57,9 @@ def any_size(encoder: Encoder, *, mask_padding: bool = True, shift_as_built: boo
                 block.mask_padding = mask_padding
                 block.shift_as_built = shift_as_built
                 block.attn_mask = None  # of the size it was built for
+    for part in trunk.modules():
+        if isinstance(part, Attention):
+            part.by_pairs = by_pairs
     return made
 
 

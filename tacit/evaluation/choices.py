@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tacit.encoders import Encoder
 from tacit.encoders.cvt import CvT
+from tacit.encoders.vil import ViL
 from tacit.errors import BadSettings, Unknown
 
 CHOICES = {
@@ -20,7 +21,8 @@ CHOICES = {
     "mean": "mean of the patch tokens after the last norm",
     "cls_mean": "class token and mean of the patch tokens, joined (DINO, ViT-B)",
     "last4": "class tokens of the last four blocks, each through the last norm, joined (DINO, ViT-S); without a class "
-    "token the means of the last four blocks' tokens, those of the last stage through the last norm (EsViT)",
+    "token the means of the last four blocks' tokens (of a ViL's first stages: the global tokens), those of the last "
+    "stage through the last norm (EsViT)",
     "last4_mean": "last4 and the mean of the patch tokens, joined (DINOv2)",
     "cls_raw": "class token of the last block before the last norm (MSN)",
     "stages": "means of every stage's map, joined; of every block of a plain ViT",
@@ -57,7 +59,7 @@ def blocks(encoder: Encoder) -> list[nn.Module]:
     trunk = encoder.trunk
     if isinstance(trunk, VisionTransformer):
         return list(trunk.blocks)
-    if isinstance(trunk, SwinTransformer | SwinTransformerV2 | CvT):
+    if isinstance(trunk, SwinTransformer | SwinTransformerV2 | CvT | ViL):
         return [block for stage in trunk.layers for block in stage.blocks]
     return []
 
@@ -100,8 +102,10 @@ def _mean(encoder: Encoder, final: Tensor, prefix: int) -> Tensor:
 
 def _of_block(encoder: Encoder, y: Tensor) -> Tensor:
     norm = encoder.trunk.norm
+    of_last_stage = y.shape[-1] == norm.normalized_shape[-1]
+    if isinstance(encoder.trunk, ViL):
+        return norm(y).mean(1) if of_last_stage else y[:, 0]
     if y.ndim == 3:
         y = norm(y)
         return y[:, 0] if "cls" in encoder.can else y[:, getattr(encoder.trunk, "num_prefix_tokens", 0) :].mean(1)
-    of_last_stage = y.shape[-1] == norm.normalized_shape[-1]
     return (norm(y) if of_last_stage else y).mean((1, 2))

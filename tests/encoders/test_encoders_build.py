@@ -43,7 +43,7 @@ def test_pooled_features_are_the_mean_token_of_swin_and_the_class_token_of_vit()
     assert {"tokens", "stages", "mask_tokens"} <= swin.can & vit.can
 
 
-@pytest.mark.parametrize("name", ["swin_mini", "vit_mini", "resnet_mini", "cvt_mini", "convnext_atto"])
+@pytest.mark.parametrize("name", ["swin_mini", "vit_mini", "resnet_mini", "cvt_mini", "vil_mini", "convnext_atto"])
 def test_feature_and_tokens_come_from_one_pass(name):
     encoder = encoders.build(name, size=32).eval()
     x, passes = torch.randn(2, 3, 32, 32), []
@@ -66,7 +66,7 @@ def test_stage_maps_halve_and_widen():
     assert [tuple(m.shape) for m in maps] == [(1, 32, 16, 16), (1, 64, 8, 8), (1, 128, 4, 4)]
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "mobilenetv3_small_050", "cvt_mini"])
+@pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "mobilenetv3_small_050", "cvt_mini", "vil_mini"])
 def test_any_timm_name_keeps_the_protocol(name):
     encoder = encoders.build(name, size=48, channels=2).eval()
     x = torch.randn(2, 2, 48, 48)

@@ -10,6 +10,7 @@ CHOICES = {
     "swin": ("swin_mini", {"size": 16, "window": 2, "channels": 1}),
     "swin-eps": ("swin_mini", {"size": 16, "norm_eps": 1e-2, "depths": (1, 1), "num_heads": (1, 2)}),
     "cvt": ("cvt_mini", {"size": 16, "window": 3, "depths": (1, 1, 1)}),
+    "vil": ("vil_mini", {"size": 16, "window": 3, "depths": (1, 1, 1), "neighbours": "one"}),
     "swin-bn": ("swin_mini", {"size": 16, "norm_before_mlp": "bn", "depths": (1, 1), "num_heads": (1, 2)}),
     "vit": ("vit_mini", {"size": 12, "patch": 3, "channels": 5, "depth": 1}),
     "resnet": ("resnet_mini", {"size": 16}),

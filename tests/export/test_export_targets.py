@@ -67,11 +67,12 @@ def test_the_epsilon_of_the_norms_goes_along(to, tmp_path, monkeypatch):
         torch.testing.assert_close(back(zeros(encoder)), encoder(zeros(encoder)))
 
 
+@pytest.mark.parametrize("name", ["cvt_mini", "vil_mini"])
 @pytest.mark.parametrize("to", ["torch", "onnx"])
-def test_a_cvt_is_exported_as_a_program_and_timm_has_none(to, tmp_path):
-    encoder = encoders.build("cvt_mini", size=16, depths=(1, 1, 1)).eval()
+def test_a_cvt_or_vil_is_exported_as_a_program_and_timm_has_none(to, name, tmp_path):
+    encoder = encoders.build(name, size=16, depths=(1, 1, 1)).eval()
     assert export(encoder, to, tmp_path / "out")["difference"] <= 1e-4
-    with pytest.raises(UsageError, match="timm has no cvt_mini; export it to torch or onnx"):
+    with pytest.raises(UsageError, match=f"timm has no {name}; export it to torch or onnx"):
         export(encoder, "timm", tmp_path / "timm")
 
 
