@@ -89,6 +89,7 @@ def pretrain(
     from tacit.engine.journal import Journal, duration
     from tacit.engine.plan import PRECISIONS, Plan
     from tacit.engine.recipe import problems as recipe_problems
+    from tacit.engine.recipe import steps_per_epoch
     from tacit.engine.train import prepare, rehearse, train
 
     out = Path(out)
@@ -126,7 +127,7 @@ def pretrain(
     if held_out is not None and held_out.labels is None:
         raise DataError(f"--val {val} has no labels, and serves nothing but an accuracy. Leave it out, or label it.")
     _enough(source, settings)
-    per_epoch = len(source) // settings.batch_size
+    per_epoch = steps_per_epoch(settings, len(source))
     total = steps or (going_on or {}).get("steps") or settings.epochs * per_epoch
     resolved = {
         "tacit": tacit.__version__,

@@ -65,6 +65,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     vil.vil_2262_esvit.__name__: ("vil_2262_esvit", {}),
+    "uni2_h": ("vit_giant_patch14_reg4_dinov2", {"depth": 24, "reg_tokens": 8}),  # UNI 2's ViT-H/14
     "vit_small_12h": ("deit_small_patch16_224", {"num_heads": 12}),  # MoCo v3's ViT-S
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tacit.engine.method import Method, Step
-from tacit.engine.optim import clip_each, learning_rate, optimiser, weight_decay
+from tacit.engine.optim import clip_each, clip_parts, learning_rate, optimiser, weight_decay
 from tacit.engine.schedules import Progress
 from tacit.engine.stability import layers_of
 from tacit.errors import RunFailed
@@ -91,6 +91,8 @@ class Training(L.LightningModule):
             raise RunFailed(self._not_finite(f"gradient norm is {self.grad_norm}"))
         if self.recipe.clip and self.recipe.clip_by == "tensor":
             clip_each([g for _, g in named], norms, self.recipe.clip)
+        elif self.recipe.clip and self.recipe.clip_by == "part":
+            clip_parts([n for n, _ in named], [g for _, g in named], lengths, self.recipe.clip)
         elif self.recipe.clip:
             share = self.recipe.clip / (self.grad_norm + 1e-6)
             if share < 1:
@@ -107,7 +109,7 @@ class Training(L.LightningModule):
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer, optimizer_closure=None) -> None:
         for group in optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = self.lr * group.get("share", 1.0)  # none in checkpoints of before there were shares
             if group["decayed"]:
                 group["weight_decay"] = weight_decay(self.recipe, self.step, self.steps)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)

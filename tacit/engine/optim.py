@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from tacit.encoders import depth_of
 from tacit.engine.lars import Lars
 from tacit.engine.recipe import Recipe
 from tacit.engine.schedules import cosine, warmup_cosine, warmup_steps
@@ -25,14 +28,20 @@ def decays(name: str, parameter: Tensor, positions: bool) -> bool:
 def optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """What `recipe.optimizer` says, over what is trained, in two groups: decayed, and not (nor adapted by LARS).
 
-    The learning rate is set at every step, and so is the weight decay of the group with `decayed`.
+    The learning rate is set at every step, to the group's `share` of it, and so is the weight decay of the group with
+    `decayed`. Where layers have rates of their own there are two groups for each, the full rate's first.
     """
     trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
     chosen = {n: recipe.decay_vectors or decays(n, p, recipe.decay_positions) for n, p in trained}
+    shares = {n: rate_share(n, module, recipe) for n, _ in trained}
     groups = [
-        {"params": [p for n, p in trained if chosen[n]], "weight_decay": recipe.weight_decay, "decayed": True},
-        {"params": [p for n, p in trained if not chosen[n]], "weight_decay": 0.0, "decayed": False},
-    ]
+        {
+            "params": [p for n, p in trained if chosen[n] is decayed and shares[n] == share],
+            "weight_decay": recipe.weight_decay if decayed else 0.0, "decayed": decayed, "share": share,
+        }
+        for share in sorted(set(shares.values()), reverse=True)
+        for decayed in (True, False)
+    ]  # fmt: skip
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, eps=recipe.eps, foreach=True)
@@ -45,11 +54,26 @@ def optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     )  # fmt: skip
 
 
+def rate_share(name: str, module: nn.Module, recipe: Recipe) -> float:
+    """Of the learning rate, for a parameter of a method: `layer_decay` to the power of the layers of the encoder that
+    lie above it (Bao et al. 2021, BEiT), times `patch_rate` in the patch embedding. 1 for all but the encoder.
+
+    A method's own `mask_token` counts as what it takes the place of, the encoder's lowest layer.
+    """
+    if recipe.layer_decay == 1 and recipe.patch_rate == 1:
+        return 1.0
+    inside = "mask_token" if name == "mask_token" else name.removeprefix("encoder.trunk.")
+    if inside == name != "mask_token":
+        return 1.0
+    depth, last = depth_of(inside, module.encoder)
+    return recipe.layer_decay ** (last - depth) * (recipe.patch_rate if inside.startswith("patch_embed.") else 1.0)
+
+
 def learning_rate(recipe: Recipe, step: int, steps: int, steps_per_epoch: int) -> float:
     """The rate with which optimiser step `step` (counted from 0) is taken."""
     ratio = recipe.batch_size / recipe.lr_batch
-    scale = ratio**0.5 if recipe.lr_scaling == "sqrt" else ratio
-    ends = 1.0 if recipe.lr_scaling == "linear_peak" else scale
+    scale = ratio**0.5 if recipe.lr_scaling.startswith("sqrt") else ratio
+    ends = 1.0 if recipe.lr_scaling.endswith("_peak") else scale
     step = max(step - recipe.lr_lag, 0)
     warmup = min(round(recipe.warmup_epochs * steps_per_epoch), steps)
     if recipe.lr_cosine == "steps":
@@ -84,3 +108,17 @@ def clip_each(gradients: list[Tensor], norms: list[Tensor], limit: float) -> Non
     torch._foreach_mul_(shares, limit)
     torch._foreach_clamp_max_(shares, 1.0)
     torch._foreach_mul_(gradients, shares)
+
+
+def clip_parts(names: list[str], gradients: list[Tensor], lengths: list[float], limit: float) -> None:
+    """Scale the gradients of every part of a method whose norm is above `limit` down to it, in place (DINOv2).
+
+    Parts are what names begin with up to the first dot; parameters of the method itself go with its encoder.
+    """
+    parts: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        parts.setdefault(name.partition(".")[0] if "." in name else "encoder", []).append(i)
+    for rows in parts.values():
+        share = limit / (math.hypot(*(lengths[i] for i in rows)) + 1e-6)
+        if share < 1:
+            torch._foreach_mul_([gradients[i] for i in rows], share)

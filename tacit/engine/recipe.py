@@ -16,7 +16,10 @@ class Recipe:
     patch: int | None = setting(None, "patch size, where the trunk lets it be chosen", low=1)
     window: int | None = setting(None, "attention window of a Swin trunk, in patches", low=1)
 
-    epochs: int = setting(300, "passes over the records", low=1)
+    epochs: int = setting(300, "passes over the records; with epoch_steps, so many times these", low=1)
+    epoch_steps: int | None = setting(
+        None, "optimiser steps that every schedule counts as an epoch; nothing for a pass over the records", low=1
+    )
     batch_size: int = setting(512, "records of one optimiser step, over all devices and micro-batches", low=1)
     accumulate: int = setting(1, "micro-batches an optimiser step is split into", low=1)
     optimizer: str = setting(
@@ -26,8 +29,8 @@ class Recipe:
     lr_batch: int = setting(512, "batch size the learning rates are given for", low=1)
     lr_scaling: str = setting(
         "linear",
-        "how rates grow with batch_size / lr_batch; linear_peak leaves lr_warmup and lr_end as they are",
-        choices=("linear", "linear_peak", "sqrt"),
+        "how rates grow with batch_size / lr_batch; the peak ones leave lr_warmup and lr_end as they are",
+        choices=("linear", "linear_peak", "sqrt", "sqrt_peak"),
     )
     lr_warmup: float = setting(5e-7, "learning rate the warm-up starts from", low=0)
     lr_end: float = setting(5e-6, "learning rate at the end", low=0)
@@ -42,6 +45,8 @@ class Recipe:
     )
     warmup_epochs: float = setting(5.0, "epochs of linear warm-up", low=0)
     warmup_inclusive: bool = setting(False, "the last step of the warm-up has the full rate, not the one after it")
+    layer_decay: float = setting(1.0, "rate of an encoder's layer as a share of the next one's", low=0.01, high=1)
+    patch_rate: float = setting(1.0, "rate of the patch embedding as a share of its layer's", low=0)
     betas: tuple[float, float] = setting((0.9, 0.999), "AdamW's averages", low=0, high=1)
     eps: float = setting(1e-8, "AdamW's epsilon", low=0)
     sgd_momentum: float = setting(0.9, "momentum of SGD, LARS and LARC", low=0, high=1)
@@ -53,7 +58,11 @@ class Recipe:
         True, "also decay relative-position tables, position embeddings and class tokens (2-D and 3-D tensors)"
     )
     clip: float | None = setting(None, "largest gradient norm; nothing to leave gradients alone", low=0)
-    clip_by: str = setting("all", "clip the norm of all gradients, or each tensor's own", choices=("all", "tensor"))
+    clip_by: str = setting(
+        "all",
+        "clip the norm of all gradients, of each part's (the encoder's, a head's), or each tensor's own",
+        choices=("all", "part", "tensor"),
+    )
 
     compile: bool = setting(False, "compile the encoders with torch.compile")
     channels_last: bool = setting(False, "keep images and convolutions in channels-last order")
@@ -83,7 +92,8 @@ def problems(recipe: Recipe, *, ranks: int = 1) -> list[str]:
             f"{recipe.accumulate} micro-batch{'es' * (recipe.accumulate > 1)} = {parts}; "
             f"{recipe.batch_size} % {parts} = {recipe.batch_size % parts}. Set batch_size={below} or {above}."
         )
-    scale = recipe.batch_size / recipe.lr_batch if recipe.lr_scaling == "linear_peak" else 1.0
+    ratio = recipe.batch_size / recipe.lr_batch
+    scale = {"linear_peak": ratio, "sqrt_peak": ratio**0.5}.get(recipe.lr_scaling, 1.0)
     if max(recipe.lr_end, recipe.lr_warmup) > recipe.lr * scale:
         found.append(
             f"lr = {recipe.lr}: is the peak, not below lr_warmup = {recipe.lr_warmup} or lr_end = {recipe.lr_end}."
@@ -94,6 +104,11 @@ def problems(recipe: Recipe, *, ranks: int = 1) -> list[str]:
         if name not in ("wandb", "mlflow"):
             found.append(f"loggers = {name}: must be wandb or mlflow (CSV and TensorBoard are always written).")
     return found
+
+
+def steps_per_epoch(recipe: Recipe, records: int) -> int:
+    """Optimiser steps that the schedules count as one epoch: a pass over the records, unless `epoch_steps` says."""
+    return recipe.epoch_steps or records // recipe.batch_size
 
 
 def per_device_batch(recipe: Recipe, ranks: int) -> int:

@@ -25,6 +25,11 @@ def cosine(step: int, steps: int, start: float, end: float) -> float:
     return end + 0.5 * (start - end) * (1 + math.cos(math.pi * min(step / steps, 1.0)))
 
 
+def linear(epoch: float, start: float, end: float, epochs: float) -> float:
+    """Straight from `start` at epoch 0 to `end` at epoch `epochs`, step by step; `end` afterwards."""
+    return start + (end - start) * epoch / epochs if epoch < epochs else end
+
+
 def by_epoch(epoch: float, start: float, end: float, epochs: int) -> float:
     """Linear from `start` in the first epoch to `end` in the last of `epochs`, one value an epoch; `end` afterwards."""
     return start + int(epoch) * (end - start) / max(epochs - 1, 1) if int(epoch) < epochs else end

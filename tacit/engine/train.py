@@ -25,7 +25,7 @@ from tacit.engine.memory import bytes_a_record, free_memory, keep_memory, peak_m
 from tacit.engine.method import Method
 from tacit.engine.module import Training
 from tacit.engine.plan import Plan, hardware, precision
-from tacit.engine.recipe import Recipe, per_device_batch
+from tacit.engine.recipe import Recipe, per_device_batch, steps_per_epoch
 from tacit.engine.samples import save_reconstructions, save_sample_views
 from tacit.engine.stops import Interrupted, clear_errors, interrupts
 from tacit.engine.watch import Watch
@@ -58,7 +58,7 @@ def prepare(
         BadSettings: a step would not fit into memory. DataError: `plan.init` does not fit the encoder.
         UsageError: a logging service that cannot be reached.
     """
-    module = build(cls, settings, plan, steps=steps, per_epoch=len(source) // settings.batch_size)
+    module = build(cls, settings, plan, steps=steps, per_epoch=steps_per_epoch(settings, len(source)))
     last = _last_checkpoint(plan)
     start = _steps_done(last) if plan.resume and last.is_file() else 0
     initialised = None
@@ -137,7 +137,7 @@ def train(
     if watch.interrupted:
         raise Interrupted(f"Stopped at step {module.step} of {steps}, saved. Go on with the same command and --resume.")
 
-    if plan.world == 1 and steps >= module.steps_per_epoch:
+    if plan.world == 1 and steps >= len(source) // settings.batch_size:
         bad.add(_read_the_rest(source, settings, plan, steps))
         bad.check()
     bad.write()

@@ -11,15 +11,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup
-from timm.models.swin_transformer import SwinTransformer
-from timm.models.swin_transformer_v2 import SwinTransformerV2
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from tacit.data import Source
-from tacit.encoders import Encoder, describe, set_drop_path
+from tacit.encoders import Encoder, depth_of, describe, set_drop_path
 from tacit.errors import DataError, RunFailed
 from tacit.evaluation.augment import Augmented, Repeated, erase
 from tacit.evaluation.resume import Checkpoint, key, seed_step
@@ -78,25 +75,6 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.neck(self.encoder(x)))
-
-
-def depth_of(name: str, encoder: Encoder) -> tuple[int, int]:
-    """The layer a parameter of the trunk belongs to, from 0 (patch embedding), and the number of the last (BEiT)."""
-    trunk = encoder.trunk
-    if isinstance(trunk, VisionTransformer):
-        blocks = len(trunk.blocks)
-        inside = name.split(".")
-        if inside[0] == "blocks":
-            return int(inside[1]) + 1, blocks + 1
-        return (blocks + 1 if name.startswith(("norm.", "fc_norm.")) else 0), blocks + 1
-    if isinstance(trunk, SwinTransformer | SwinTransformerV2):
-        sizes = [len(stage.blocks) for stage in trunk.layers]
-        inside = name.split(".")
-        if inside[0] == "layers":
-            before = sum(sizes[: int(inside[1])])
-            return before + (int(inside[3]) if inside[2] == "blocks" else 0) + 1, sum(sizes) + 1
-        return (sum(sizes) + 1 if name.startswith("norm.") else 0), sum(sizes) + 1
-    return 0, 1
 
 
 def parameter_groups(model: Classifier, r: Recipe) -> list[dict]:

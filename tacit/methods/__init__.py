@@ -15,6 +15,7 @@ METHODS = {
     "dino": "tacit.methods.image.dino:DINO",
     "simclr_v2": "tacit.methods.image.simclr_v2:SimCLRv2",
     "simclr_v2_distil": "tacit.methods.image.simclr_v2_distil:SimCLRv2Distillation",
+    "dinov2": "tacit.methods.image.dinov2:DINOv2",
     "esvit": "tacit.methods.image.esvit:EsViT",
     "moco_v2": "tacit.methods.image.moco_v2:MoCoV2",
     "moco_v3": "tacit.methods.image.moco_v3:MoCoV3",

@@ -1,7 +1,7 @@
 from tacit.objectives.clustering import assignment_entropy, sinkhorn
 from tacit.objectives.contrastive import batch_info_nce, info_nce, nt_xent
 from tacit.objectives.decorrelation import covariance, invariance, variance
-from tacit.objectives.distillation import across_views, sharpen, soft_cross_entropy
+from tacit.objectives.distillation import across_views, masked_cross_entropy, sharpen, soft_cross_entropy
 from tacit.objectives.homologous import homologous_contrast, homologous_share
 from tacit.objectives.order import ORDERS, arranged, order_accuracies, order_loss, preferred
 from tacit.objectives.reconstruction import (
@@ -18,6 +18,7 @@ from tacit.objectives.reconstruction import (
 )
 from tacit.objectives.regions import across_regions, best_match, region_cross_entropy
 from tacit.objectives.regression import normalised_mse
+from tacit.objectives.spreading import koleo
 
 __all__ = [
     "ORDERS",
@@ -33,6 +34,8 @@ __all__ = [
     "homologous_share",
     "info_nce",
     "invariance",
+    "koleo",
+    "masked_cross_entropy",
     "masked_l1",
     "masked_mean",
     "normalise_patches",

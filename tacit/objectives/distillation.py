@@ -42,6 +42,27 @@ def soft_cross_entropy(targets: Tensor, logits: Tensor, temperature: float) -> T
         return F.cross_entropy(logits.float() / temperature, targets.detach().float())
 
 
+def masked_cross_entropy(targets: Tensor, logits: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    """The masked-patch loss of iBOT as in DINOv2 (Zhou et al. 2021, eq. 2; Oquab et al. 2023, section 4), in float32.
+
+    Args:
+        targets: [M, K], distributions of the teacher for the M hidden patches of the batch, image by image; no gradient
+            reaches them.
+        logits: [M, K], of the student for the same patches.
+        mask: [B, N] or [B, rows, cols] bool, M of it True: which patches these are.
+        temperature: divides the logits.
+
+    Returns:
+        The mean over all B images of the mean cross-entropy over an image's hidden patches, 0 for an image without any:
+        images count alike however much of them is hidden, and one that is whole makes the loss smaller.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        mask = mask.flatten(1)
+        each = F.cross_entropy(logits.float() / temperature, targets.detach().float(), reduction="none")  # [M]
+        weight = (1 / mask.sum(1, keepdim=True).clamp_min(1)).expand(mask.shape)[mask]  # [M]
+        return (each * weight).sum() / len(mask)
+
+
 def across_views(targets: Sequence[Tensor], logits: Sequence[Tensor], temperature: float) -> Tensor:
     """Every view predicts the target of every other view (Caron et al. 2021, eq. 3; Caron et al. 2020, eq. 2).
 

@@ -43,6 +43,67 @@ def ratio_problems(ratio: float, patches: int, setting: str = "mask_ratio") -> l
     return [f"{setting} = {ratio:g}: leaves {what} of {patches} patches. Choose one from {1 / patches:.3g} to {most}."]
 
 
+def block_mask(
+    rng: np.random.Generator, rows: int, cols: int, *, count: int, smallest: int = 4, largest: int | None = None,
+    aspect: tuple[float, float] = (0.3, 1 / 0.3), tries: int = 10,
+) -> np.ndarray:  # fmt: skip
+    """Rectangles that may overlap, until `count` patches are hidden (Bao et al. 2021, BEiT, algorithm 1).
+
+    A rectangle's area is uniform between `smallest` and what is still to be hidden, `largest` at most, its height over
+    its width log-uniform in `aspect`; it never spans the whole grid in either direction, nor hides more than is left.
+    Where `tries` in a row do not fit, a little less than `count` is hidden; never more.
+
+    Args:
+        largest: patches of one rectangle at most; half of the grid by default (DINOv2).
+    """
+    largest = rows * cols // 2 if largest is None else largest
+    hidden = np.zeros((rows, cols), dtype=bool)
+    low, high = (math.log(a) for a in aspect)
+    left, failed = count, 0
+    while left > 0 and failed < tries:
+        limit = min(left, largest)
+        area = smallest + (limit - smallest) * rng.random()
+        shape = math.exp(low + (high - low) * rng.random())
+        h, w = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        failed += 1
+        if h >= rows or w >= cols:
+            continue
+        top, start = int(rng.integers(rows - h + 1)), int(rng.integers(cols - w + 1))
+        block = hidden[top : top + h, start : start + w]
+        new = int(block.size - block.sum())
+        if 0 < new <= limit:
+            block[:] = True
+            left, failed = left - new, 0
+    return hidden
+
+
+def sometimes_blocks(
+    rng: np.random.Generator, rows: int, cols: int, *, share: float, ratio: tuple[float, float], smallest: int = 4
+) -> np.ndarray:
+    """`block_mask` of a ratio uniform in `ratio`, with chance `share`; otherwise nothing is hidden (iBOT, DINOv2)."""
+    chosen, u = rng.random(2)
+    if chosen >= share:
+        return np.zeros((rows, cols), dtype=bool)
+    count = int(rows * cols * (ratio[0] + (ratio[1] - ratio[0]) * u))
+    return block_mask(rng, rows, cols, count=count, smallest=smallest)
+
+
+def block_problems(grid: int, ratio: tuple[float, float], smallest: int) -> list[str]:
+    """Why `block_mask` cannot hide these shares of grid x grid patches in blocks; empty when it can."""
+    found, patches = [], grid * grid
+    if not 0 < ratio[0] <= ratio[1] < 1 or int(patches * ratio[0]) < 1:
+        found.append(
+            f"mask_ratio = {ratio[0]:g},{ratio[1]:g}: must rise from one patch or more ({1 / patches:.3g} of the "
+            f"{grid} x {grid}) to less than 1, or nothing is hidden or nothing is left."
+        )
+    if smallest > (grid - 1) ** 2:
+        found.append(
+            f"mask_block = {smallest}: blocks are smaller than the grid in both directions, and one of {grid} x {grid} "
+            f"patches has room for {(grid - 1) ** 2}. Take smaller patches, larger inputs or a smaller mask_block."
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class Masked:
     """A crop with a mask of its patches: `{"image": [B, C, H, W], "mask": [B, H / cell, W / cell] bool}`.

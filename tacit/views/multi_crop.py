@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from tacit.views.crop import Crop
 from tacit.views.inputs import Inputs
+from tacit.views.masks import Masked, sometimes_blocks
 
 
 def multi_crop(
@@ -21,6 +24,22 @@ def multi_crop(
     shared = Crop(inputs=inputs, flip=0.5, jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray_p=0.2, blur_sigma=blur_sigma)
     large = [replace(shared, blur_p=1.0), replace(shared, blur_p=0.1, solarize_p=0.2)]
     return _named(large, replace(shared, blur_p=0.5), local_crops, local_size, global_area, local_area)
+
+
+def masked_multi_crop(
+    inputs: Inputs, local_crops: int, local_size: int, global_area: tuple[float, float],
+    local_area: tuple[float, float], blur_sigma: tuple[float, float], *, cell: int, as_released: bool = False,
+    **masks: Any,
+) -> list[Crop | Masked]:  # fmt: skip
+    """DINOv2's: DINO's with a blur of 9 pixels, and on the two large ones `sometimes_blocks(**masks)` of `cell` pixels.
+
+    The released code blurs with one minus the chance it is given: `as_released` does that too, never in the first large
+    crop, nine times in ten in the second, and half the time in the small ones, as intended.
+    """
+    crops = multi_crop(inputs, local_crops, local_size, global_area, local_area, blur_sigma)
+    crops = [replace(crop, blur_reach=4, blur_p=1 - crop.blur_p if as_released else crop.blur_p) for crop in crops]
+    sampler = partial(sometimes_blocks, **masks)
+    return [*(Masked(crop, sampler, cell) for crop in crops[:2]), *crops[2:]]
 
 
 def equal_multi_crop(

@@ -1,3 +1,4 @@
+import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -7,7 +8,7 @@ from torch import nn
 
 from tacit.engine.optim import clip_each, decays, learning_rate, optimiser, weight_decay
 from tacit.engine.recipe import Recipe, problems
-from tacit.engine.schedules import Progress, by_epoch, cosine, warmup_cosine
+from tacit.engine.schedules import Progress, by_epoch, cosine, linear, warmup_cosine
 
 PUBLISHED = Recipe(batch_size=512, lr_cosine="from_zero")
 STEPS, EPOCH = 750_600, 2502
@@ -148,3 +149,16 @@ def test_by_epoch_is_a_staircase_that_reaches_its_end():
     at = [by_epoch(epoch, 0.04, 0.07, 4) for epoch in (0, 0.9, 1, 2.5, 3, 4, 100)]
     assert at == pytest.approx([0.04, 0.04, 0.05, 0.06, 0.07, 0.07, 0.07])
     assert by_epoch(0, 0.04, 0.07, 0) == 0.07
+
+
+def test_linear_rises_step_by_step():
+    assert [linear(e, 0.04, 0.07, 30) for e in (0, 15, 30, 31)] == pytest.approx([0.04, 0.055, 0.07, 0.07])
+    assert linear(0, 0.04, 0.07, 0) == 0.07
+
+
+def test_the_peak_alone_grows_by_the_root_of_the_batch():
+    s = Recipe(batch_size=4096, lr=0.1, lr_batch=1024, lr_scaling="sqrt_peak", lr_warmup=0.0, lr_end=1e-6)
+    assert learning_rate(s, 50, 100, 10) == pytest.approx(0.2)
+    assert learning_rate(s, 100, 100, 10) == pytest.approx(1e-6)
+    assert problems(dataclasses.replace(s, lr=6e-7)) == []
+    assert any("lr = " in p for p in problems(dataclasses.replace(s, lr=4e-7)))

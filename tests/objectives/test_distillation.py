@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tacit.errors import UsageError
-from tacit.objectives import across_views, sharpen, soft_cross_entropy
+from tacit.objectives import across_views, masked_cross_entropy, sharpen, sinkhorn, soft_cross_entropy
 
 
 def wave(*shape: int, phase: float = 0.0) -> Tensor:
@@ -96,3 +96,35 @@ def test_it_is_float32_inside_an_autocast_region():
 def test_without_pairs_it_is_refused(given: int, views: int):
     with pytest.raises(UsageError, match=f"{given} targets and {views} views"):
         across_views([sharpen(wave(2, 3), 1)] * given, [wave(2, 3)] * views, 0.1)
+
+
+def test_hidden_patches_count_by_image_as_in_the_official_ibot_loss():
+    mask = torch.zeros(8, 9, dtype=torch.bool)
+    mask[0, :3], mask[3, 4:], mask[5, 2] = True, True, True
+    teacher, student = (torch.sin(k * torch.arange(72, dtype=torch.float32)).view(9, 8) for k in (1.7, 0.9))
+    targets = sinkhorn(teacher, epsilon=0.5)
+    value = masked_cross_entropy(targets, student, mask, 0.1)
+    assert value.item() == pytest.approx(3.414511203765869, rel=1e-5)
+    assert masked_cross_entropy(targets, student, mask.view(8, 3, 3), 0.1).item() == pytest.approx(value.item())
+    center = 0.1 * torch.sin(2.1 * torch.arange(8, dtype=torch.float32))[None]
+    value = masked_cross_entropy(sharpen(teacher, 0.07, center), student, mask, 0.1)
+    assert value.item() == pytest.approx(2.923485279083252, rel=1e-5)
+    whole = torch.cat([mask, torch.zeros_like(mask)])  # as many images again, without hidden patches
+    assert masked_cross_entropy(targets, student, whole, 0.1).item() == pytest.approx(3.414511203765869 / 2, rel=1e-5)
+    none = masked_cross_entropy(targets[:0], student[:0], torch.zeros_like(mask), 0.1)
+    assert none.item() == 0.0
+
+
+def test_the_golden_values_of_dinov2s_image_loss():
+    """2 large and 8 small crops: 18 pairs, of which the official code takes 2 and 16 apart."""
+    teacher = torch.sin(1.3 * torch.arange(64, dtype=torch.float32)).view(8, 8)
+    student = [torch.sin(0.7 * torch.arange(32, dtype=torch.float32) + v).view(4, 8) for v in range(10)]
+    targets = sinkhorn(teacher, epsilon=0.5)
+    assert targets[0, :3].tolist() == pytest.approx([0.0573907, 0.3211970, 0.1243984], rel=1e-5)
+    assert targets.sum(1).tolist() == pytest.approx([1.0] * 8)
+    assert targets.sum(0).tolist() == pytest.approx([1.0] * 8, abs=0.06)  # B / K each, to three rounds
+    assert across_views(targets.chunk(2), student, 0.1).item() == pytest.approx(9.99091625213623, rel=1e-5)
+    center = 0.1 * torch.sin(2.1 * torch.arange(8, dtype=torch.float32))[None]
+    found = across_views(sharpen(teacher, 0.07, center).chunk(2), student, 0.1)
+    assert found.item() == pytest.approx(10.156533241271973, rel=1e-5)
+    assert sinkhorn(torch.zeros(4, 8)).unique().tolist() == [0.125]

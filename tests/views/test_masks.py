@@ -7,7 +7,19 @@ import pytest
 import torch
 
 from tacit.data import open_source
-from tacit.views import Crop, Masked, Views, collate, finish, input_spec, random_mask, ratio_problems, rng
+from tacit.views import (
+    Crop,
+    Masked,
+    Views,
+    block_mask,
+    collate,
+    finish,
+    input_spec,
+    random_mask,
+    ratio_problems,
+    rng,
+    sometimes_blocks,
+)
 
 
 def masks(count: int, rows: int = 14, cols: int = 14, **how) -> np.ndarray:
@@ -54,3 +66,39 @@ def test_a_ratio_that_leaves_nothing_seen_or_hidden_is_refused_with_one_that_doe
         assert ratio_problems(low, patches) == ratio_problems(high, patches) == []
     assert "none hidden" in ratio_problems(0.0, 9)[0]
     assert "a smaller patch" in ratio_problems(0.5, 1)[0]
+
+
+@pytest.mark.parametrize(
+    ("seed", "side", "count", "expected"),
+    [
+        (0, 14, 19, 0x3E00F803E000000002000800200000000000010),
+        (1, 14, 58, 0x7001E007801E007001C007001C007181FE01F807E01F80000),
+        (2, 14, 98, 0x107E01F807FF9FFE7FF9FFE3FE003C07F01FC07F01C0),
+        (4, 4, 8, 0b0110011001110001),
+    ],
+)
+def test_blocks_are_those_of_the_official_generator(seed, side, count, expected):
+    """The published code with our generator's numbers in place of its own."""
+    mask = block_mask(np.random.default_rng(seed), side, side, count=count)
+    assert int("".join("01"[int(v)] for v in mask.ravel()), 2) == expected
+
+
+def test_blocks_hide_what_is_asked_and_never_more():
+    for side, count in ((14, 20), (14, 98), (8, 32), (4, 8)):
+        found = np.stack([block_mask(rng(0, 0, i, 0), side, side, count=count) for i in range(300)])
+        hidden = found.sum((1, 2))
+        assert hidden.max() == count
+        assert hidden.min() > 0
+        assert hidden.mean() > 0.9 * count
+    # together: hidden patches lie beside hidden ones far more often than by chance
+    found = np.stack([block_mask(rng(0, 0, i, 0), 14, 14, count=39) for i in range(300)])
+    beside = (found[:, :, 1:] & found[:, :, :-1]).sum() / found[:, :, :-1].sum()
+    assert beside > 3 * 39 / 196
+
+
+def test_some_images_keep_all_their_patches():
+    drawn = [sometimes_blocks(rng(0, 0, i, 0), 8, 8, share=0.25, ratio=(0.25, 0.5)) for i in range(800)]
+    hidden = np.array([mask.sum() for mask in drawn])
+    assert np.mean(hidden > 0) == pytest.approx(0.25, abs=0.05)
+    assert hidden.max() <= 32
+    assert not sometimes_blocks(rng(0, 0, 0, 0), 8, 8, share=0.0, ratio=(0.1, 0.5)).any()

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from tacit import encoders
-from tacit.engine import Method, Progress, Recipe, Step
-from tacit.engine.schedules import by_epoch, cosine
+from tacit.engine import Method, Progress, Step
+from tacit.engine.distilling import Distilling, hold_last_layers, momentum_at, watched
+from tacit.engine.schedules import by_epoch
 from tacit.heads import PrototypeHead
 from tacit.objectives import across_views, sharpen
 from tacit.settings import again, setting
@@ -23,39 +24,12 @@ from tacit.views import Crop, multi_crop
 
 
 @dataclass(frozen=True)
-class Settings(Recipe):
-    encoder: str = again(Recipe, "encoder", "deit_small")
-    epochs: int = again(Recipe, "epochs", 100)
-    lr: float = again(Recipe, "lr", 5e-4)
-    lr_batch: int = again(Recipe, "lr_batch", 256)
-    lr_scaling: str = again(Recipe, "lr_scaling", "linear_peak")
-    lr_warmup: float = again(Recipe, "lr_warmup", 0.0)
-    lr_end: float = again(Recipe, "lr_end", 1e-6)
-    warmup_epochs: float = again(Recipe, "warmup_epochs", 10.0)
-    warmup_inclusive: bool = again(Recipe, "warmup_inclusive", True)
-    weight_decay: float = again(Recipe, "weight_decay", 0.04)
-    weight_decay_end: float | None = again(Recipe, "weight_decay_end", 0.4)
-    clip: float | None = again(Recipe, "clip", 3.0)
-    clip_by: str = again(Recipe, "clip_by", "tensor")
+class Settings(Distilling):
+    encoder: str = again(Distilling, "encoder", "deit_small")
+    epochs: int = again(Distilling, "epochs", 100)
 
     local_crops: int = setting(8, "small crops beside the two large ones", low=0)
     local_size: int = setting(96, "side of the small crops, in pixels", low=4)
-    global_area: tuple[float, float] = setting((0.4, 1.0), "shares of the image's area a large crop holds", low=0.001)
-    local_area: tuple[float, float] = setting((0.05, 0.4), "shares of the image's area a small crop holds", low=0.001)
-    blur_sigma: tuple[float, float] = setting((0.1, 2.0), "range of the Gaussian blur's radius, in pixels", low=0)
-    prototypes: int = setting(65536, "outputs of the heads", low=2)
-    hidden: int = setting(2048, "hidden width of the heads", low=1)
-    bottleneck: int = setting(256, "width of the embeddings that are compared with prototypes", low=1)
-    norm_last_layer: bool = setting(True, "prototypes keep length 1; without, a little better and less stable")
-    freeze_last_layer: float = setting(1.0, "epochs in which the student's prototypes stay as they are", low=0)
-    drop_path: float = setting(0.1, "stochastic depth of the student's last block", low=0, high=0.99)
-    student_temperature: float = setting(0.1, "divides the student's logits", low=1e-3)
-    teacher_temperature: float = setting(0.04, "divides the teacher's logits, once warm", low=1e-3)
-    teacher_temperature_start: float = setting(0.04, "the same in the first epoch", low=1e-3)
-    teacher_temperature_epochs: int = setting(0, "epochs in which it goes from one to the other", low=0)
-    centering: bool = setting(True, "subtract the running mean of the teacher's logits; without it, DINO collapses")
-    center_momentum: float = setting(0.9, "of that mean", low=0, high=1)
-    momentum: float = setting(0.996, "of the teacher at the first step; rises to 1 by a cosine", low=0, high=1)
 
 
 def teacher_temperature(s: Settings, progress: Progress) -> float:
@@ -130,7 +104,7 @@ class DINO(Method):
         ema_update(self.teacher, self.encoder, 0.0)
 
     def momentum(self, progress: Progress) -> float:
-        return cosine(progress.step, progress.steps, self.s.momentum, 1.0)
+        return momentum_at(self.s, progress)
 
     def loss(self, views: list[dict[str, Tensor]], progress: Progress) -> Step:
         images = [view["image"] for view in views]  # 2 large, then the small: V x [B, C, H_v, W_v]
@@ -142,21 +116,12 @@ class DINO(Method):
             logits = self.teacher_head.last_layer(zt)  # [2 B, K]
         center = self.center.center if self.s.centering else None
         targets = sharpen(logits, teacher_temperature(self.s, progress), center).chunk(2)
-        batch = len(images[0])
-        signals = {
-            "features": features[0].detach(),
-            "embeddings": z[: 2 * batch].detach(),
-            "positives": zt.roll(batch, 0),  # the teacher's of the other large crop
-            "targets": targets[0],
-            "teacher_logits": logits.mean(0, keepdim=True),
-            "momentum": torch.tensor(self.momentum(progress)),
-        }
+        signals = watched(features[0], z, zt, targets[0], self.momentum(progress))
+        signals["teacher_logits"] = logits.mean(0, keepdim=True)
         return Step({"views": across_views(targets, student, self.s.student_temperature)}, signals)
 
     def before_update(self, progress: Progress) -> None:
-        if progress.epoch < self.s.freeze_last_layer:
-            for parameter in self.head.last_layer.parameters():
-                parameter.grad = None
+        hold_last_layers(self.s, progress, self.head)
 
     def after_step(self, signals: list[dict[str, Tensor]], progress: Progress) -> None:
         self.center.update(torch.cat([s["teacher_logits"] for s in signals]))

@@ -13,51 +13,26 @@ import torch
 from torch import Tensor
 
 from tacit import encoders
-from tacit.engine import Method, Progress, Recipe, Step
-from tacit.engine.schedules import by_epoch, cosine
-from tacit.heads import PrototypeHead
+from tacit.engine import Method, Progress, Step
+from tacit.engine.distilling import Distilling, hold_last_layers, momentum_at, taught_head, watched
+from tacit.engine.schedules import by_epoch
 from tacit.objectives import across_regions, across_views, sharpen
 from tacit.settings import again, setting
-from tacit.teachers import TaughtHead, ema_update, momentum_copy
+from tacit.teachers import ema_update, momentum_copy
 from tacit.views import Crop, multi_crop
 
 
 @dataclass(frozen=True)
-class Settings(Recipe):
-    lr: float = again(Recipe, "lr", 5e-4)
-    lr_batch: int = again(Recipe, "lr_batch", 256)
-    lr_scaling: str = again(Recipe, "lr_scaling", "linear_peak")
-    lr_warmup: float = again(Recipe, "lr_warmup", 0.0)
-    lr_end: float = again(Recipe, "lr_end", 1e-6)
-    warmup_epochs: float = again(Recipe, "warmup_epochs", 10.0)
-    warmup_inclusive: bool = again(Recipe, "warmup_inclusive", True)
-    weight_decay: float = again(Recipe, "weight_decay", 0.04)
-    weight_decay_end: float | None = again(Recipe, "weight_decay_end", 0.4)
-    clip: float | None = again(Recipe, "clip", 3.0)
-    clip_by: str = again(Recipe, "clip_by", "tensor")
-
+class Settings(Distilling):
     region: bool = setting(True, "the region loss beside that of the views; without it, DINO on these encoders")
     region_weight: float = setting(0.5, "of the region loss; the views have the rest", low=0, high=1)
     region_from: float = setting(0.0, "epochs of the view loss alone before; of some released models 180 to 200", low=0)
     local_crops: tuple[int, ...] = setting((8,), "small crops beside the two large ones, of each size", low=0)
     local_size: tuple[int, ...] = setting((96,), "sides of the small crops, in pixels", low=4)
-    global_area: tuple[float, float] = setting((0.4, 1.0), "shares of the image's area a large crop holds", low=0.001)
-    local_area: tuple[float, float] = setting((0.05, 0.4), "shares of the image's area a small crop holds", low=0.001)
-    blur_sigma: tuple[float, float] = setting((0.1, 2.0), "range of the Gaussian blur's radius, in pixels", low=0)
-    prototypes: int = setting(65536, "outputs of each head", low=2)
-    hidden: int = setting(2048, "hidden width of the heads", low=1)
-    bottleneck: int = setting(256, "width of the embeddings that are compared with prototypes", low=1)
-    norm_last_layer: bool = setting(False, "prototypes keep length 1; more stable and a little worse")
-    freeze_last_layer: float = setting(1.0, "epochs in which the student's prototypes stay as they are", low=0)
+    norm_last_layer: bool = again(Distilling, "norm_last_layer", False)
     norm_eps: float = setting(1e-6, "epsilon of a Swin's LayerNorms; other trunks keep theirs", low=0)
-    drop_path: float = setting(0.1, "stochastic depth of the student's last block", low=0, high=0.99)
-    student_temperature: float = setting(0.1, "divides the student's logits", low=1e-3)
-    teacher_temperature: float = setting(0.07, "divides the teacher's logits, once warm", low=1e-3)
-    teacher_temperature_start: float = setting(0.04, "the same in the first epoch", low=1e-3)
-    teacher_temperature_epochs: int = setting(30, "epochs in which it goes from one to the other", low=0)
-    centering: bool = setting(True, "subtract the running means of the teacher's logits; without them, it collapses")
-    center_momentum: float = setting(0.9, "of these means", low=0, high=1)
-    momentum: float = setting(0.996, "of the teacher at the first step; rises to 1 by a cosine", low=0, high=1)
+    teacher_temperature: float = again(Distilling, "teacher_temperature", 0.07)
+    teacher_temperature_epochs: int = again(Distilling, "teacher_temperature_epochs", 30)
 
 
 class EsViT(Method):
@@ -99,15 +74,8 @@ class EsViT(Method):
         self.encoder = encoders.any_size(encoder, mask_padding=False, shift_as_built=True)
         # The teacher stays in train mode: a BatchNorm inside normalises by its own batch.
         self.teacher = encoders.set_drop_path(momentum_copy(self.encoder), 0.0)
-        self.view_head = self.new_head()
-        self.region_head = self.new_head() if s.region else None
-
-    def new_head(self) -> TaughtHead:
-        s, width = self.s, self.encoder.width
-        head = PrototypeHead(
-            width, s.prototypes, hidden=s.hidden, bottleneck=s.bottleneck, norm_last_layer=s.norm_last_layer
-        )
-        return TaughtHead(head, s.prototypes, s.center_momentum)
+        self.view_head = taught_head(s, self.encoder.width)
+        self.region_head = taught_head(s, self.encoder.width) if s.region else None
 
     @property
     def handed_over(self) -> encoders.Encoder:
@@ -121,7 +89,7 @@ class EsViT(Method):
         ema_update(self.teacher, self.encoder, 0.0)
 
     def momentum(self, progress: Progress) -> float:
-        return cosine(progress.step, progress.steps, self.s.momentum, 1.0)
+        return momentum_at(self.s, progress)
 
     def targets(self, logits: Tensor, center: Tensor, progress: Progress) -> tuple[Tensor, Tensor]:
         """Of the two large crops, from the teacher's logits [2 B, …, K]."""
@@ -143,14 +111,8 @@ class EsViT(Method):
             logits = head.teacher.last_layer(zt)  # [2 B, K]
         targets = self.targets(logits, head.center, progress)
         terms = {"views": across_views(targets, student, s.student_temperature)}
-        signals = {
-            "features": features[0].detach(),
-            "embeddings": z[: len(zt)].detach(),
-            "positives": zt.roll(len(zt) // 2, 0),  # the teacher's of the other large crop
-            "targets": targets[0],
-            "view_logits": logits.mean(0, keepdim=True),
-            "momentum": torch.tensor(self.momentum(progress)),
-        }
+        signals = watched(features[0], z, zt, targets[0], self.momentum(progress))
+        signals["view_logits"] = logits.mean(0, keepdim=True)
         if self.with_regions(progress):
             head = self.region_head
             student = head.student(torch.cat(regions, dim=1)).split([r.shape[1] for r in regions], dim=1)
@@ -166,11 +128,10 @@ class EsViT(Method):
 
     def before_update(self, progress: Progress) -> None:
         heads = [self.view_head] + [self.region_head] * self.s.region
-        still = [head.student.last_layer for head in heads] if progress.epoch < self.s.freeze_last_layer else []
+        hold_last_layers(self.s, progress, *(head.student for head in heads))
         if not self.with_regions(progress):
-            still += heads[1:]
-        for parameter in (p for part in still for p in part.parameters()):
-            parameter.grad = None
+            for parameter in (p for head in heads[1:] for p in head.parameters()):
+                parameter.grad = None
 
     def after_step(self, signals: list[dict[str, Tensor]], progress: Progress) -> None:
         m = self.momentum(progress)
