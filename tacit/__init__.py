@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Run",
     "audit",
+    "bags",
     "compare",
     "embed",
     "evaluate",

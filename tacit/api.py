@@ -469,6 +469,50 @@ def embed(
     return {"out": str(out), "rows": rows, "width": encoder.width, "bad_files": bad}
 
 
+def bags(
+    features: str | os.PathLike,
+    table: str | os.PathLike,
+    *,
+    label: str = "label",
+    bag: str = "bag",
+    group: str | None = None,
+    out: str | os.PathLike | None = None,
+    epochs: int = 20,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """How well bags of embeddings with one label each (slides of tiles) are told apart, by attention and by the mean.
+
+    Args:
+        features: what `embed` wrote. table: a row a bag, see `tacit.evaluation.bags.read_bags`.
+        label, bag, group: its columns. A group (a patient) is never split, and drawn together for intervals.
+        out: a .csv for `bag, path, attention` of every vector of the test bags.
+
+    Returns:
+        `{"features", "table", "seed", "epochs", "classes", "train", "test", "split", "missing", "unused", "results":
+        [{"pool", "metric", "value", "low", "high", "n"}]}`.
+    """
+    import csv
+
+    from tacit.evaluation.bags import read_bags, score_bags
+
+    if out is not None and Path(out).suffix != ".csv":
+        raise UsageError(f"--out {out}: must end in .csv.")
+    if epochs < 1:
+        raise BadSettings([f"epochs = {epochs}: must be at least 1."])
+    found = read_bags(features, table, label=label, bag=bag, group=group)
+    result, weights = score_bags(found, epochs=epochs, seed=seed, progress=progress)
+    if out is not None:
+        rows = dict(zip(found.names, found.rows, strict=True))
+        with atomic(out) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["bag", "path", "attention"])
+            for name, given in weights.items():
+                for row, weight in zip(rows[name], given.tolist(), strict=True):
+                    writer.writerow([name, found.paths[row], f"{weight:.6g}"])
+    return {"features": str(features), "table": str(table), "seed": seed, "epochs": epochs, **result}
+
+
 def finetune(
     what: Any,
     data: Any,

@@ -374,6 +374,50 @@ def embed(
 
 
 @app.command()
+def bags(
+    features: Annotated[str, typer.Argument(help="What tacit embed wrote: .parquet or .npy.")],
+    table: Annotated[
+        str,
+        typer.Option(
+            help="A row a bag: its name, its label, perhaps a group and a split (train, test). A vector's bag is the "
+            "folder its file is in, or what a column called path says."
+        ),
+    ],
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="Of the table: the class of a bag.")] = "label",
+    bag: Annotated[str, typer.Option(metavar="COLUMN", help="Of the table: the name of a bag.")] = "bag",
+    group: Group = None,
+    out: Annotated[str | None, typer.Option(help="FILE.csv for what attention gave to each file.")] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the bags.")] = 20,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Score embeddings by bags with one label each, such as slides of tiles: attention beside the plain mean.
+
+    Example: tacit bags tiles.parquet --table slides.csv --group patient
+    """
+    from tacit import api
+
+    with _bar() as progress:
+        result = api.bags(
+            features, table, label=label, bag=bag, group=group, out=out, epochs=epochs, seed=seed, progress=progress
+        )
+    if json:
+        print(api.to_json(result))
+        return
+    _show_table(
+        ["pool", "metric", "score", "95 % interval", "n"],
+        [
+            [r["pool"], r["metric"], f"{r['value']:.3f}", f"{r['low']:.3f} to {r['high']:.3f}", r["n"]]
+            for r in result["results"]
+        ],
+    )
+    print(f"{result['train']:,} bags to learn from and {result['test']:,} to test on: {result['split']}.")
+    if result["missing"] or result["unused"]:
+        lost = f"{len(result['missing']):,} bags of the table have no vector, {result['unused']:,} vectors no bag."
+        print(f"left out: {lost}", file=sys.stderr)
+
+
+@app.command()
 def finetune(
     what: Annotated[str, typer.Argument(metavar="RUN|ENCODER", help="A run folder, an encoder folder or a timm name.")],
     data: Annotated[str, typer.Option(help="Labelled data, as for evaluate; test/ inside is for scoring alone.")],

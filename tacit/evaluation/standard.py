@@ -25,15 +25,21 @@ ACCURACIES = ("top1", "mean_per_class", "both")
 
 def run_knn(
     task: Task, *, k: tuple[int, ...] = (20,), vote: str = "weighted", temperature: float = 0.07,
-    feature: str = "pooled", metric: str = "top1",
+    feature: str = "pooled", metric: str = "top1", centre: bool = False,
 ) -> list[Score]:  # fmt: skip
-    """The k nearest training records vote, weighted by exp(cosine / temperature) or one vote each."""
+    """The k nearest training records vote, weighted by exp(cosine / temperature) or one vote each.
+
+    `centre`: the training mean is subtracted first (UNI, with one vote each).
+    """
     one_of("vote", vote, VOTES)
     one_of("metric", metric, ACCURACIES)
     train, test = task.x(feature)
+    if centre:
+        train, test = train - train.mean(0), test - train.mean(0)
     tau = temperature if vote == "weighted" else None
     found = knn_sweep(train, task.train.y, test, ks=k, classes=task.classes, temperature=tau)
     said = {"feature": feature, "vote": vote} | ({"temperature": temperature} if tau else {})
+    said |= {"centre": True} if centre else {}
     return [
         score
         for n, p in found.items()

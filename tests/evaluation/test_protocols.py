@@ -61,6 +61,26 @@ def test_one_vote_each_agrees_with_scikit_learn_and_ties_go_to_the_nearer():
     assert int(vote(similarity, labels[:, [1, 0, 3, 2]], classes=3, temperature=None)) == 0
 
 
+def test_neighbours_may_be_sought_about_the_training_mean(digits):
+    """UNI's: centred by the training mean, unit length, Euclidean neighbours with one vote each."""
+    whole = encoders.build("vit_mini", size=16, patch=8, depth=1)
+    data = open_source(digits)
+    parts = {"train": data.select(np.arange(0, 200, 2)), "test": data.select(np.arange(1, 200, 2))}
+    found = evaluation.evaluate(
+        whole, parts["train"], parts["test"], ["knn:centre=yes:vote=majority:k=3"], baselines=False, workers=0,
+        cache=False,
+    )  # fmt: skip
+    (score,) = found["results"]
+    assert score["settings"]["centre"] is True
+    (x, y), (q, truth) = (
+        (f.x, f.y) for f in (evaluation.features(whole, parts[p], workers=0) for p in ("train", "test"))
+    )
+    mean = x.mean(0)
+    x, q = (torch.nn.functional.normalize(z - mean, dim=1) for z in (x, q))
+    theirs = KNeighborsClassifier(3).fit(x.numpy(), y.numpy()).predict(q.numpy())
+    assert abs(score["value"] - (theirs == truth.numpy()).mean()) < 0.04  # but for ties
+
+
 def test_several_k_are_each_what_it_is_alone():
     (bank, y), (query, _) = clouds(60), clouds(50, seed=1)
     found = knn_sweep(bank, y, query, ks=(1, 5, 20), classes=3)
