@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from tacit.encoders.build import resolve
@@ -56,12 +57,20 @@ def encode_tokens(
 
     Args:
         attend: takes the place of every block's attention: a function of the attention's module and its input.
+
+    Raises:
+        UsageError: blocks that are not attention first and an MLP next, whose attention cannot be replaced.
     """
     trunk = encoder.trunk
     x = trunk.norm_pre(tokens)
     if attend is None:
         return trunk.norm(trunk.blocks(x))
     for block in trunk.blocks:
+        if type(block) is not Block:
+            raise UsageError(
+                f"{encoder.name} is made of {type(block).__name__}, whose attention cannot be replaced. Take a ViT of "
+                "plain blocks, such as vit_mini or deit_small."
+            )
         x = x + block.drop_path1(block.ls1(attend(block.attn, block.norm1(x))))
         x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
     return trunk.norm(x)

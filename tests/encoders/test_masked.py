@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.models.vision_transformer import ParallelScalingBlock
 
 from tacit import encoders
 from tacit.encoders import embed, encode_tokens, encode_visible, patch_grid, pick, visible_ids
@@ -69,6 +70,10 @@ def test_another_attention_takes_the_place_of_every_block_s():
 
     torch.testing.assert_close(encode_tokens(encoder, tokens, attend), encode_tokens(encoder, tokens))
     assert asked == [block.attn for block in encoder.trunk.blocks]
+    other = vit(block_fn=ParallelScalingBlock)
+    with pytest.raises(UsageError, match="vit_mini is made of ParallelScalingBlock"):
+        encode_tokens(other, tokens, attend)
+    assert encode_tokens(other, tokens).shape == tokens.shape
 
 
 def test_ids_are_those_that_the_mask_leaves():

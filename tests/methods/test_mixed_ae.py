@@ -9,7 +9,6 @@ import torch
 from tacit import encoders
 from tacit.engine import Progress
 from tacit.engine.optim import learning_rate
-from tacit.errors import BadSettings
 from tacit.methods.image.mae import MAE
 from tacit.methods.image.mixed_ae import MixedAE, Settings
 from tacit.objectives import patchify
@@ -198,5 +197,3 @@ def test_what_does_not_divide_is_refused_by_name():
     assert "micro-batch" in said(accumulate=32)
     assert "leaves each image one patch" in said(patch=8, sources=16)
     assert "decoder_heads = 3" in said(decoder_heads=3)
-    with torch.device("meta"), pytest.raises(BadSettings, match="homologous_attention needs plain blocks"):
-        tiny(encoder="vit_small_patch16_18x2_224", patch=4)

@@ -14,12 +14,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from tacit import encoders
 from tacit.engine import Method, Progress, Recipe, Step
-from tacit.errors import BadSettings
 from tacit.heads import TokenDecoder, decoder_problems, mlp
 from tacit.objectives import homologous_contrast, homologous_share, masked_mean, normalise_patches, patchify, repainted
 from tacit.settings import again, setting
@@ -95,8 +93,6 @@ class MixedAE(Method):
         )
         encoders.sincos_positions_(encoders.xavier_(self.encoder), first="column")
         trunk, width = self.encoder.trunk, self.encoder.width
-        if s.homologous_attention and not all(type(block) is Block for block in trunk.blocks):
-            raise BadSettings([f"encoder = {s.encoder}: homologous_attention needs plain blocks; try vit_mini."])
         self.patch, self.prefix = encoders.step(self.encoder), trunk.num_prefix_tokens
         self.segments = nn.Parameter(torch.empty(s.sources, width).normal_(std=0.02)) if s.segments else None
         self.projector = None
