@@ -85,7 +85,6 @@ def pretrain(
     from tacit import methods
     from tacit.data import mix, open_source
     from tacit.distributed import rank
-    from tacit.encoders import lacking
     from tacit.engine.journal import Journal, duration
     from tacit.engine.plan import PRECISIONS, Plan
     from tacit.engine.recipe import problems as recipe_problems
@@ -106,7 +105,8 @@ def pretrain(
         raise Unknown("precision", precision, PRECISIONS)
     if devices < 1 or nodes < 1:
         raise BadSettings([f"devices = {devices}, nodes = {nodes}: both must be at least 1."])
-    wrong = recipe_problems(settings, ranks=devices * nodes) + cls.problems(settings)
+    wrong = _missing(cls, settings)
+    wrong = wrong or recipe_problems(settings, ranks=devices * nodes) + cls.problems(settings)
     if not wrong and settings.batch_size // (devices * nodes * settings.accumulate) < 2:
         parts = devices * nodes * settings.accumulate
         wrong.append(
@@ -115,8 +115,6 @@ def pretrain(
         )
     if steps is not None and steps < 1:
         wrong.append(f"steps = {steps}: must be at least 1.")
-    if not wrong and cls.needs:
-        wrong = lacking(settings.encoder, cls.needs, settings.size, settings.patch, settings.window, settings.channels)
     if wrong:
         raise BadSettings(wrong)
 
@@ -700,6 +698,16 @@ def methods_table(modality: str | None = None) -> list[dict[str, Any]]:
                 }
             )  # fmt: skip
     return rows
+
+
+def _missing(cls: type, s: Any) -> list[str]:
+    """What the encoder cannot do of what the method needs; nothing for one that cannot be built, which others tell."""
+    from tacit.encoders import lacking
+
+    try:
+        return lacking(s.encoder, cls.needs, s.size, s.patch, s.window, s.channels) if cls.needs else []
+    except UsageError:
+        return []
 
 
 def _encoder(what: Any, *, foreign: bool = False):

@@ -7,7 +7,6 @@ from tacit.encoders.encoder import MEAN_PATCH, Encoder, set_drop_path, set_neigh
 from tacit.encoders.initialise import Initialised, initialise
 from tacit.encoders.mask_tokens import MaskTokens
 from tacit.encoders.masked import embed, encode_tokens, encode_visible, patch_grid, pick, visible_ids
-from tacit.encoders.masked_vit import with_mask_tokens
 from tacit.encoders.multi_crop import by_size, view_by_view
 from tacit.encoders.names import to_transformers
 from tacit.encoders.positions import sincos_2d, sincos_positions_
@@ -59,7 +58,6 @@ __all__ = [
     "uniform_drop_path",
     "view_by_view",
     "visible_ids",
-    "with_mask_tokens",
     "write_tensors",
     "xavier_",
 ]

@@ -86,3 +86,33 @@ def test_the_golden_features_of_the_official_vit_of_simmim():
     assert (
         encoders.build("simmim_vit_base", size=48, embed_dim=16, depth=1, num_heads=4).trunk.blocks[0].gamma_1[0] == 0.1
     )
+
+
+def test_without_hidden_patches_it_is_the_encoder_and_with_them_what_is_hidden_does_not_count():
+    x, token = torch.randn(2, 3, 16, 16), torch.randn(128)
+    mask = torch.zeros(2, 4, 4, dtype=torch.bool)
+    for encoder in (_vit(), encoders.any_size(_vit()), _vit(reg_tokens=2)):
+        for found, expected in zip(
+            encoder(x, with_tokens=True, hidden=(mask, token)), encoder.features_and_tokens(x), strict=True
+        ):
+            torch.testing.assert_close(found, expected)
+    hidden = mask.clone()
+    hidden[0, 1, 2] = True
+    feature, tokens = encoder(x, with_tokens=True, hidden=(hidden, token))
+    changed = x.clone()
+    changed[0, :, 4:8, 8:12] = 7.0
+    again = encoder(changed, with_tokens=True, hidden=(hidden, token))
+    assert torch.equal(again[0], feature)
+    assert torch.equal(again[1], tokens)
+    assert not torch.allclose(encoder(changed)[0], encoder(x)[0])
+    assert not torch.allclose(feature[0], encoder(x)[0])
+    torch.testing.assert_close(feature[1], encoder(x)[1])  # nothing of it is hidden
+    # the token takes the embedding's place before the position is added, so two hidden patches still differ
+    hidden[0] = True
+    tokens = encoder(x, with_tokens=True, hidden=(hidden, token))[1]
+    assert not torch.allclose(tokens[0, 0], tokens[0, 1])
+
+
+def _vit(**changes) -> encoders.Encoder:
+    torch.manual_seed(0)
+    return encoders.build("vit_mini", **{"size": 16, "depth": 2, **changes})

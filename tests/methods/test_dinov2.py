@@ -54,7 +54,7 @@ def by_hand(method: DINOv2, views, temperature: float) -> dict[str, torch.Tensor
     """The terms, pair by pair of views and patch by patch."""
     s, head, patch_head = method.s, method.view_head, method.patch_head
     seen = [method.teacher.features_and_tokens(v["image"]) for v in views[:2]]
-    student = [encoders.with_mask_tokens(method.encoder, v["image"], v["mask"], method.mask_token) for v in views[:2]]
+    student = [method.encoder(v["image"], with_tokens=True, hidden=(v["mask"], method.mask_token)) for v in views[:2]]
     logits = torch.cat([head.teacher(x) for x, _ in seen])
     at = [(v, b, p) for v in (0, 1) for b in range(len(seen[0][0])) for p in views[v]["mask"][b].flatten().nonzero()]
     patch_logits = torch.stack([patch_head.teacher(seen[v][1][b, int(p)]) for v, b, p in at])

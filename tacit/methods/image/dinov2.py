@@ -150,7 +150,7 @@ class DINOv2(Method):
         s, images, of_view, of_patch = self.s, [view["image"] for view in views], self.view_head, self.patch_head
         large, mask = torch.cat(images[:2]), torch.cat([view["mask"] for view in views[:2]])  # [2 B, rows, cols]
         hidden = mask.flatten(1)  # [2 B, T], M of it True
-        features, tokens = encoders.with_mask_tokens(self.encoder, large, mask, self.mask_token)
+        features, tokens = self.encoder(large, with_tokens=True, hidden=(mask, self.mask_token))
         z = of_view.student.embed(torch.cat([features, *encoders.by_size(self.encoder, images[2:])]))
         student = of_view.student.last_layer(z).chunk(len(images))
         with torch.no_grad():  # the teacher sees every patch
