@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 from tacit.data import Source
 from tacit.encoders import Encoder, depth_of, describe, set_drop_path
 from tacit.errors import DataError, RunFailed
-from tacit.evaluation.augment import Augmented, Repeated, erase
+from tacit.evaluation.augment import Augmented, Repeated
 from tacit.evaluation.resume import Checkpoint, key, seed_step
 from tacit.precision import autocast, resolved
-from tacit.views import Crop, Plain, Views, collate, finish
+from tacit.views import Crop, Plain, Views, collate, erase, finish
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
+from tacit.views.augment import erase, rand_augment
 from tacit.views.corruption import FILLS, Blocks, Corrupted, Spoiled
 from tacit.views.crop import Crop, View
 from tacit.views.dataset import Plain, Views, collate, finish
 from tacit.views.inputs import IMAGENET_MEAN, IMAGENET_STD, Inputs, input_spec
 from tacit.views.masks import Masked, Sampler, block_mask, block_problems, random_mask, ratio_problems, sometimes_blocks
 from tacit.views.mixing import Mixable, mixture
-from tacit.views.multi_crop import equal_multi_crop, masked_multi_crop, multi_crop
+from tacit.views.mixup import mixed
+from tacit.views.multi_crop import augmented_multi_crop, equal_multi_crop, masked_multi_crop, multi_crop
 from tacit.views.pair import unlike_pair
 from tacit.views.random import rng
 from tacit.views.turns import Turned
@@ -25,15 +27,19 @@ __all__ = [
     "Turned",
     "View",
     "Views",
+    "augmented_multi_crop",
     "block_mask",
     "block_problems",
     "collate",
     "equal_multi_crop",
+    "erase",
     "finish",
     "input_spec",
     "masked_multi_crop",
+    "mixed",
     "mixture",
     "multi_crop",
+    "rand_augment",
     "random_mask",
     "ratio_problems",
     "rng",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tacit.data import Cut
 from tacit.views import photometry
+from tacit.views.augment import erase, rand_augment
 from tacit.views.inputs import Inputs
 
 JITTERS = ("brightness", "contrast", "saturation", "hue")
@@ -49,6 +50,8 @@ class Crop:
     brightness_adds: jitter shifts brightness instead of scaling it (BYOL, SimCLR)
     field:   the picture of the record that is read; see `Source.fields`
     whole:   no crop: all of the picture, each side resized to the input's
+    augment: RandAugment's settings, applied to the crop before all else (`rand_augment`); none by default
+    erasing: chance that a rectangle is filled with noise, after all else (`erase`)
     """
 
     inputs: Inputs
@@ -68,9 +71,13 @@ class Crop:
     brightness_adds: bool = False
     solarize_p: float = 0.0
     solarize_threshold: float = 128 / 255
+    augment: tuple[int, int] | str | None = None
+    erasing: float = 0.0
 
     def notes(self) -> list[str]:
         """What of this view does not apply to the channels at hand."""
+        if self.inputs.channels != 3 and self.augment:
+            return [f"{self.name}: {self.inputs.channels} channels are no colours, so RandAugment is left out."]
         if self.inputs.channels == 3 or not (self.jitter or self.gray_p):
             return []
         return [
@@ -86,7 +93,7 @@ class Crop:
             top, left, h, w = area(rng, height, width, self.scale, self.ratio)
         b, c, s, turn = self.jitter or (0.0, 0.0, 0.0, 0.0)
         u = rng.random(10)  # always all of them, so that a changed chance changes nothing else
-        return {
+        params = {
             "top": top,
             "left": left,
             "height": h,
@@ -102,6 +109,10 @@ class Crop:
             "solarize": bool(u[9] < self.solarize_p),
             "order": tuple(int(i) for i in rng.permutation(4)),
         }
+        for name in ("augment", "erasing"):  # a number to draw by, last, so that nothing else changes
+            if getattr(self, name):
+                params[name] = int(rng.integers(2**62))
+        return params
 
     def _sigma(self, u: float) -> float:
         low, high = self.blur_sigma
@@ -110,6 +121,10 @@ class Crop:
     def cut(self, params: dict[str, Any]) -> Cut:
         size, how = (self.inputs.size, self.inputs.size), self.inputs.interpolation
         return Cut(*(params[k] for k in ("top", "left", "height", "width")), size, how, params["flip"])
+
+    def change(self, pixels: np.ndarray, params: dict[str, Any]) -> np.ndarray:
+        """What is done to a crop [H, W, C] where the record is read."""
+        return rand_augment(pixels, self.augment, self.inputs, params["augment"]) if self.augment else pixels
 
     @torch.no_grad()
     def finish(self, images: Tensor, params: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -122,7 +137,8 @@ class Crop:
             _change(x, params["blur"] > 0, photometry.gaussian_blur, params["blur"], reach)
         if self.solarize_p:
             _change(x, params["solarize"], photometry.solarize, self.solarize_threshold)
-        return {"image": self.inputs.prepare(x)}
+        x = self.inputs.prepare(x)
+        return {"image": erase(x, params["erasing"], self.erasing) if self.erasing else x}
 
     def _jitter(self, x: Tensor, params: dict[str, Tensor]) -> None:
         for place in range(4):

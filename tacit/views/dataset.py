@@ -75,7 +75,8 @@ class Views(Dataset):
             numbers = [n for n, other in enumerate(self.fields) if other == field]
             cuts = [self.views[n].cut(params[n]) for n in numbers]
             for n, crop in zip(numbers, record[field].crops(cuts), strict=True):
-                crops[n] = crop
+                change = getattr(self.views[n], "change", None)
+                crops[n] = crop if change is None else change(crop, params[n])
         return {"crops": crops, "params": params, "index": index, "label": record.get("label", -1)}
 
 

@@ -55,6 +55,18 @@ def equal_multi_crop(
     return _named([crop, crop], crop, local_crops, local_size, global_area, local_area)
 
 
+def augmented_multi_crop(
+    inputs: Inputs, local_crops: int | Sequence[int], local_size: int | Sequence[int],
+    augment: str = "rand-m9-mstd0.5-inc1", erasing: float = 0.25,
+) -> list[Crop]:  # fmt: skip
+    """Crops of all sizes as for training with labels (DeiT: Touvron et al. 2021; EsViT's `deit_aug`).
+
+    RandAugment and random erasing, no jitter, blur or solarisation; each holds 8 to 100 % of the picture, small or not.
+    """
+    crop = Crop(inputs=inputs, flip=0.5, augment=augment, erasing=erasing)
+    return _named([crop, crop], crop, local_crops, local_size, crop.scale, crop.scale)
+
+
 def _named(
     large: list[Crop], small: Crop, local_crops: int | Sequence[int], local_size: int | Sequence[int],
     global_area: tuple[float, float], local_area: tuple[float, float],

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tacit.data import Batches, open_source
-from tacit.evaluation.augment import Augmented, Repeated, erase
+from tacit.evaluation.augment import Augmented, Repeated
 from tacit.evaluation.fine_tune import RECIPES
-from tacit.views import Crop, Inputs, Views
+from tacit.views import Crop, Inputs, Views, erase
 
 
 @pytest.fixture
