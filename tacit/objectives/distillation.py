@@ -63,7 +63,14 @@ def masked_cross_entropy(targets: Tensor, logits: Tensor, mask: Tensor, temperat
         return (each * weight).sum() / len(mask)
 
 
-def across_views(targets: Sequence[Tensor], logits: Sequence[Tensor], temperature: float) -> Tensor:
+def with_mirrored(x: Tensor, share: float) -> Tensor:
+    """Row i of [B, …] becomes `share` of itself and the rest of row B - 1 - i, its partner in `views.mixed`."""
+    return share * x + (1 - share) * x.flip(0)
+
+
+def across_views(
+    targets: Sequence[Tensor], logits: Sequence[Tensor], temperature: float, shares: Sequence[float] | None = None
+) -> Tensor:
     """Every view predicts the target of every other view (Caron et al. 2021, eq. 3; Caron et al. 2020, eq. 2).
 
     The mean over the pairs (i, v), v != i, of `soft_cross_entropy(targets[i], logits[v])`. With two targets and V views
@@ -74,6 +81,8 @@ def across_views(targets: Sequence[Tensor], logits: Sequence[Tensor], temperatur
         targets: G x [B, K], rows that sum to one.
         logits: V x [B, K], V >= G; the first G are of the very crops of the targets, in the same order.
         temperature: divides the logits.
+        shares: V numbers, how much of image i a mixed image i of each view is (`views.mixed`): its target is mixed
+            alike (EsViT's official code). None where images are not mixed.
 
     Raises:
         UsageError: there is no pair, or more targets than views.
@@ -83,6 +92,8 @@ def across_views(targets: Sequence[Tensor], logits: Sequence[Tensor], temperatur
         raise UsageError(f"{given} targets and {views} views: give at least one target, two views and a view a target.")
     every = torch.stack([target.detach().float() for target in targets]).sum(0)  # [B, K]
     wanted = [every - targets[v].detach().float() if v < given else every for v in range(views)]
+    if shares is not None:
+        wanted = [with_mirrored(w, share) for w, share in zip(wanted, shares, strict=True)]
     if given == 1:  # the only target's own crop predicts nothing
         wanted, logits = wanted[1:], logits[1:]
     total = sum(soft_cross_entropy(w, s, temperature) for w, s in zip(wanted, logits, strict=True))

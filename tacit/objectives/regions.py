@@ -50,6 +50,7 @@ def across_regions(
     logits: Sequence[Tensor],
     students: Sequence[Tensor],
     temperature: float,
+    shares: Sequence[float] | None = None,
 ) -> Tensor:
     """The region-level loss of EsViT over all pairs of different views (Li et al. 2022, the region-level task).
 
@@ -63,14 +64,23 @@ def across_regions(
             have different numbers of regions, and count alike.
         students: V x [B, T_v, D], the features of these regions; no gradient reaches them, nor the teacher's.
         temperature: divides the logits.
+        shares: V numbers, how much of image i a mixed image i of each view is (`views.mixed`): its regions are matched
+            with those of both images, and the two targets mixed alike. None where images are not mixed.
     """
     total, pairs = 0.0, 0
     for v, (view, features) in enumerate(zip(logits, students, strict=True)):
         others = [i for i in range(len(targets)) if i != v]
         if not others:  # the only target's own crop predicts nothing
             continue
-        index = [best_match(features, teachers[i])[..., None] for i in others]
-        wanted = sum(targets[i].detach().take_along_dim(at, dim=1) for i, at in zip(others, index, strict=True))
+        wanted = sum(_matched(targets[i], features, teachers[i]) for i in others)
+        if shares is not None and shares[v] < 1:
+            of_partners = sum(_matched(targets[i].flip(0), features, teachers[i].flip(0)) for i in others)
+            wanted = shares[v] * wanted + (1 - shares[v]) * of_partners
         total = total + soft_cross_entropy(wanted.flatten(0, 1), view.flatten(0, 1), temperature)
         pairs += len(others)
     return total / pairs
+
+
+def _matched(targets: Tensor, students: Tensor, teachers: Tensor) -> Tensor:
+    """[B, T_v, K]: for each region of the student the target of the teacher's region that resembles it most."""
+    return targets.detach().take_along_dim(best_match(students, teachers)[..., None], dim=1)

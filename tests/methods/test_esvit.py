@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from tacit import encoders
+from tacit.encoders.chunks import ChunkAttention
 from tacit.engine import Progress
 from tacit.engine.monitors import health
 from tacit.engine.recipe import problems as recipe_problems
 from tacit.evaluation import choices
 from tacit.methods.image.dino import DINO
 from tacit.methods.image.esvit import EsViT, Settings
-from tacit.objectives import across_views
+from tacit.objectives import across_regions, across_views
 from tacit.settings import from_dict, to_dict, with_assignments
+from tacit.views import augmented_multi_crop, mixed
 
 START = Progress(step=0, steps=100, steps_per_epoch=10)
 LATER = Progress(step=10, steps=100, steps_per_epoch=10)
@@ -63,6 +65,8 @@ def test_the_paper_is_the_default():
     assert (s.prototypes, s.hidden, s.bottleneck, s.norm_last_layer) == (65536, 2048, 256, False)
     assert (s.momentum, s.student_temperature, s.drop_path, s.norm_eps) == (0.996, 0.1, 0.1, 1e-6)
     assert (s.teacher_temperature_start, s.teacher_temperature, s.teacher_temperature_epochs) == (0.04, 0.07, 30)
+    assert (s.augment, s.mixup, s.cutmix, s.mix_targets) == ("dino", 0, 0, True)
+    assert (s.neighbours, s.neighbours_teacher, s.neighbours_until) == ("one", "one", 1)
     assert (s.region, s.region_weight, s.region_from, s.center_momentum) == (True, 0.5, 0, 0.9)
 
 
@@ -240,11 +244,68 @@ def test_the_views_are_those_of_dino():
     assert EsViT.presets["small"].norm_eps == encoders.build("vit_mini", size=32).trunk.norm.eps
 
 
-@pytest.mark.parametrize("encoder", ["vit_mini", "resnet_mini", "cvt_mini"])
+@pytest.mark.parametrize("encoder", ["vit_mini", "resnet_mini", "cvt_mini", "vil_mini"])
 def test_other_trunks(encoder):
     method = tiny(encoder=encoder, drop_path=0.0)
-    regions = {"vit_mini": 16, "resnet_mini": 4, "cvt_mini": 4}[encoder]
+    regions = {"vit_mini": 16, "resnet_mini": 4, "cvt_mini": 4, "vil_mini": 4}[encoder]
     assert method.encoder.tokens(batch(method)[0]["image"]).shape[1] == regions
     terms = method.loss(batch(method), LATER).terms
     sum(terms.values()).backward()
     assert all(math.isfinite(float(t.detach())) for t in terms.values())
+
+
+def test_the_defaults_draw_nothing():
+    method = tiny(drop_path=0.0)
+    views = batch(method)
+    state = torch.get_rng_state()
+    method.loss(views, LATER)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_only_the_student_sees_mixed_images_and_its_targets_follow():
+    views = batch(tiny())
+    terms = {}
+    for targets in (True, False):
+        method = tiny(drop_path=0.0, mixup=0.8, cutmix=1.0, mix_targets=targets)
+        torch.manual_seed(5)
+        terms[targets] = method.loss(views, LATER)
+    torch.manual_seed(5)
+    images, shares = mixed([v["image"] for v in views], 0.8, 1.0)
+    pooled, tokens = method.teacher.features_and_tokens(torch.cat([v["image"] for v in views[:2]]))
+    told = method.targets(method.view_head.teacher(pooled), method.view_head.center, LATER)
+    seen = [method.encoder.features_and_tokens(x) for x in images]
+    student = [method.view_head.student(feature) for feature, _ in seen]
+    for targets, mixing in ((True, shares), (False, None)):
+        torch.testing.assert_close(terms[targets].terms["views"], 0.5 * across_views(told, student, 0.1, mixing))
+    told = method.targets(method.region_head.teacher(tokens), method.region_head.center, LATER)
+    student = [method.region_head.student(t) for _, t in seen]
+    expected = across_regions(told, tokens.chunk(2), student, [t for _, t in seen], 0.1, shares)
+    torch.testing.assert_close(terms[True].terms["regions"], 0.5 * expected)
+    assert abs(float((terms[True].terms["regions"] - terms[False].terms["regions"]).detach())) > 1e-4
+    sum(terms[True].terms.values()).backward()
+    assert not any(p.grad is not None for p in method.teacher.parameters())
+
+
+def test_views_as_for_training_with_labels():
+    method = tiny(augment="deit")
+    assert method.views() == augmented_multi_crop(method.encoder.inputs, (4,), (8,))
+
+
+def test_a_vils_neighbours_are_those_of_student_and_teacher_until_the_switch():
+    changes = {"encoder": "vil_mini", "neighbours_teacher": "all", "neighbours_until": 0.75, "drop_path": 0.0}
+    method = tiny(**changes)
+    for step, student in ((0, "one"), (74, "one"), (75, "all"), (99, "all")):
+        method.before_step(Progress(step, 100, 10))
+        for encoder, expected in ((method.encoder, student), (method.teacher, "all")):
+            found = {m.neighbours for m in encoder.modules() if isinstance(m, ChunkAttention)}
+            assert found == {encoder.kwargs["neighbours"]} == {expected}
+    published = tiny(encoder="vil_mini", size=32, local_crops=(1,), local_size=(16,), window=2)
+    published.before_step(Progress(99, 100, 10))
+    x = torch.randn(2, 3, 32, 32)
+    for encoder in (
+        published.encoder,
+        published.teacher,
+    ):  # drawn afresh in train mode, all in eval mode
+        assert encoder.training
+        assert any(not torch.equal(encoder(x), encoder(x)) for _ in range(4))
+        assert torch.equal(encoder.eval()(x), encoder(x))

@@ -128,3 +128,19 @@ def test_the_golden_values_of_dinov2s_image_loss():
     found = across_views(sharpen(teacher, 0.07, center).chunk(2), student, 0.1)
     assert found.item() == pytest.approx(10.156533241271973, rel=1e-5)
     assert sinkhorn(torch.zeros(4, 8)).unique().tolist() == [0.125]
+
+
+def test_targets_of_mixed_images_are_mixed_as_they_are():
+    """The closed form: weights [B, B] of every image in each mixed one, times all targets."""
+    g = torch.Generator().manual_seed(0)
+    targets = [torch.randn(5, 7, generator=g).softmax(-1) for _ in range(2)]
+    logits = [torch.randn(5, 7, generator=g) for _ in range(3)]
+    shares = [0.3, 1.0, 0.75]
+    expected = 0.0
+    for i, target in enumerate(targets):
+        for v, share in enumerate(shares):
+            if v != i:
+                weights = share * torch.eye(5) + (1 - share) * torch.eye(5).flip(0)
+                expected -= (weights @ target * (logits[v] / 0.1).log_softmax(-1)).sum(-1).mean() / 4
+    torch.testing.assert_close(across_views(targets, logits, 0.1, shares), expected)
+    torch.testing.assert_close(across_views(targets, logits, 0.1, [1.0] * 3), across_views(targets, logits, 0.1))

@@ -87,3 +87,24 @@ def test_no_gradient_reaches_features_or_targets():
     assert zs.grad is zt.grad is targets.grad is None
     across_regions([targets, targets], [zt, zt], [logits, logits], [zs, zs], 0.1).backward()
     assert zs.grad is zt.grad is targets.grad is None
+
+
+def test_regions_of_mixed_images_are_matched_with_both():
+    g = torch.Generator().manual_seed(0)
+    targets, teachers = [torch.randn(4, 5, 6, generator=g).softmax(-1)], [torch.randn(4, 5, 3, generator=g)]
+    logits, students = ([torch.randn(4, 2, d, generator=g).requires_grad_() for _ in range(2)] for d in (6, 3))
+    shares = [0.5, 0.2]
+    loss = across_regions(targets, teachers, logits, students, 0.1, shares)
+    expected = 0.0
+    for b in range(4):
+        for r in range(2):
+            q = (logits[1][b, r] / 0.1).log_softmax(-1)
+            for image, weight in ((b, 0.2), (3 - b, 0.8)):
+                j = torch.cosine_similarity(students[1][b, r][None], teachers[0][image], dim=1).argmax()
+                expected = expected - weight * (targets[0][image, j] * q).sum() / 8
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert logits[1].grad.abs().sum() > 0
+    assert all(x.grad is None for x in (*students, logits[0]))
+    plain = across_regions(targets, teachers, logits, students, 0.1)
+    assert torch.equal(across_regions(targets, teachers, logits, students, 0.1, [1.0, 1.0]), plain)
