@@ -123,7 +123,7 @@ def test_what_is_handed_over_is_a_plain_encoder(tmp_path):
     method.hand_over(tmp_path)
     found = encoders.load(tmp_path)
     assert type(found) is encoders.Encoder
-    assert found.feature == "mean of the tokens after the last norm"
+    assert found.feature == "mean of the patch tokens after the last norm"
     x = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(found(x), method.encoder(x))
     torch.testing.assert_close(found(x), found.tokens(x).mean(1))
