@@ -657,11 +657,23 @@ def audit(
     ).provenance  # fmt: skip
 
 
-def export(what: Any, to: str, out: str | os.PathLike, *, check: bool = True) -> dict[str, Any]:
-    """The encoder in the form another tool loads: "timm", "transformers", "torch" or "onnx"; verified to agree."""
+def export(
+    what: Any, to: str, out: str | os.PathLike, *, check: bool = True, size: int | None = None,
+    window: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The encoder in the form another tool loads: "timm", "transformers", "torch" or "onnx"; verified to agree.
+
+    Args:
+        size, window: side of the inputs, and a Swin's window, that it is made for, where not its own; see
+            `tacit.encoders.at_size`.
+    """
+    from tacit.encoders import at_size
     from tacit.export import export as export_encoder
 
-    return export_encoder(_encoder(what), to, Path(out), check=check)
+    encoder = _encoder(what)
+    if size is not None or window is not None:
+        encoder = at_size(encoder, size, window)
+    return export_encoder(encoder, to, Path(out), check=check)
 
 
 def report(

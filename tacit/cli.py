@@ -487,6 +487,8 @@ def export(
     what: Annotated[str, typer.Argument(metavar="RUN|ENCODER", help="A run folder, an encoder folder or a timm name.")],
     to: Annotated[str, typer.Option(help="timm, transformers, torch or onnx.")],
     out: Annotated[str, typer.Option(help="A new folder.")],
+    size: Annotated[int | None, typer.Option(help="Side of the inputs it is made for. [default: its own]")] = None,
+    window: Annotated[int | None, typer.Option(help="A Swin's window, in patches. [default: its own]")] = None,
     json: Json = False,
 ) -> None:
     """The encoder in the form another tool loads, verified to give the same features.
@@ -495,7 +497,7 @@ def export(
     """
     from tacit import api
 
-    result = api.export(what, to, out)
+    result = api.export(what, to, out, size=size, window=window)
     if json:
         print(api.to_json(result))
         return

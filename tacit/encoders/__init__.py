@@ -10,6 +10,7 @@ from tacit.encoders.masked import embed, encode_tokens, encode_visible, patch_gr
 from tacit.encoders.multi_crop import by_size, view_by_view
 from tacit.encoders.names import to_transformers
 from tacit.encoders.positions import sincos_2d, sincos_positions_
+from tacit.encoders.resolution import at_size, trained_windows
 from tacit.encoders.sizes import any_size, pad, refused, step, token_grid
 from tacit.encoders.storage import describe, like, load, read_description, save, write_tensors
 from tacit.encoders.topk import topk_attention
@@ -23,6 +24,7 @@ __all__ = [
     "Initialised",
     "MaskTokens",
     "any_size",
+    "at_size",
     "build",
     "by_size",
     "crop_problems",
@@ -55,6 +57,7 @@ __all__ = [
     "to_transformers",
     "token_grid",
     "topk_attention",
+    "trained_windows",
     "uniform_drop_path",
     "view_by_view",
     "visible_ids",

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 
 from tacit.encoders.encoder import Encoder
@@ -61,11 +62,9 @@ def initialise(encoder: Encoder, path: str | os.PathLike) -> Initialised:
     path = Path(path)
     own = encoder.trunk.state_dict()
     theirs = _timm_names(_tensors(_read(path)), encoder.trunk)
-    fitted, notes = dict(theirs), []
-    for name, value in theirs.items():
-        if name in own and value.shape != own[name].shape:
-            fitted[name] = _fit(name, value, own[name], encoder.trunk, notes)
-    good = {name: value for name, value in fitted.items() if name in own and value.shape == own[name].shape}
+    notes: list[str] = []
+    good = fitted(theirs, encoder.trunk, notes)
+    good = {name: value for name, value in good.items() if name in own and value.shape == own[name].shape}
     if len(good) < len(own) / 2:
         wrong = next((name for name in theirs if name in own and name not in good), None)
         example = (
@@ -78,6 +77,9 @@ def initialise(encoder: Encoder, path: str | os.PathLike) -> Initialised:
             f"({example}). Choose the --encoder that it was made with."
         )
     encoder.trunk.load_state_dict(good, strict=False)
+    if isinstance(encoder.trunk, SwinTransformerV2):
+        window = encoder.trunk.layers[0].blocks[0].attn.window_size[0]
+        notes.append(f"positions in units of this encoder's windows ({window} in the first stage)")
     return Initialised(
         loaded=list(good),
         interpolated=[name for name in good if theirs[name].shape != own[name].shape],
@@ -85,6 +87,18 @@ def initialise(encoder: Encoder, path: str | os.PathLike) -> Initialised:
         unexpected=[name for name in theirs if name not in good],
         notes=notes,
     )
+
+
+def fitted(state: dict[str, Tensor], trunk: nn.Module, notes: list[str] | None = None) -> dict[str, Tensor]:
+    """`state`, under the trunk's names, with all that depends on the geometry interpolated to the trunk's.
+
+    What cannot be is left as it was. `notes`: a list that is added to, of what was done to input channels.
+    """
+    own, notes = trunk.state_dict(), [] if notes is None else notes
+    return {
+        name: _fit(name, value, own[name], trunk, notes) if name in own and value.shape != own[name].shape else value
+        for name, value in state.items()
+    }
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -122,11 +136,11 @@ def _timm_names(state: dict[str, Tensor], trunk: nn.Module) -> dict[str, Tensor]
     best: dict[str, Tensor] = {}
     for prefix in PREFIXES:
         branch = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-        branch = _merge_at_the_start(branch)
+        branch = _merge_at_the_start({k.replace(".rpe_mlp.", ".cpb_mlp."): v for k, v in branch.items()})
         for candidate in (branch, from_transformers(branch, trunk)):
             if len(own & candidate.keys()) > len(own & best.keys()):
                 best = candidate
-    unused = re.compile(r"^(head|fc)\.|(^|\.)(attn_mask|relative_position_index)$")
+    unused = re.compile(r"^(head|fc)\.|(^|\.)(attn_mask|relative_position_index|relative_coords_table)$")
     return {name: value for name, value in best.items() if not unused.search(name)}
 
 
@@ -167,10 +181,14 @@ def _channels(weight: Tensor, channels: int) -> Tensor:
 
 
 def _square_table(theirs: Tensor, ours: Tensor) -> Tensor:
-    """[(2 window - 1)^2, heads], read as an image of heads channels."""
-    old, new = _side(len(theirs)), _side(len(ours))
-    image = theirs.T.reshape(1, -1, old, old)
-    return F.interpolate(image, size=(new, new), mode="bicubic", align_corners=False).flatten(2)[0].T.contiguous()
+    """[(2 window - 1)^2, heads], read as an image of heads channels; the last three of BEiT's are the class token's."""
+    extra = 0 if _side(len(theirs)) else 3
+    old, new = _side(len(theirs) - extra), _side(len(ours) - extra)
+    if not old or not new:
+        return theirs
+    image = theirs[: old**2].T.reshape(1, -1, old, old)
+    image = F.interpolate(image, size=(new, new), mode="bicubic", align_corners=False)
+    return torch.cat([image.flatten(2)[0].T, theirs[old**2 :]])
 
 
 def _side(area: int) -> int | None:

@@ -21,6 +21,7 @@ from tacit.encoders.foreign import Foreign, read_timm, read_transformers
 from tacit.encoders.names import from_transformers
 from tacit.encoders.positions import sincos_positions_
 from tacit.encoders.programs import FILES, SUFFIXES, read_program
+from tacit.encoders.resolution import at_size
 from tacit.encoders.xavier import xavier_
 from tacit.errors import DataError, Unknown, UsageError
 from tacit.run import atomic, read_json, write_json
@@ -66,7 +67,9 @@ def describe(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def load(what: str | os.PathLike, *, foreign: bool = False) -> Encoder:
+def load(
+    what: str | os.PathLike, *, foreign: bool = False, size: int | None = None, window: int | None = None
+) -> Encoder:
     """An encoder in evaluation mode, from whatever holds one.
 
     Args:
@@ -74,10 +77,13 @@ def load(what: str | os.PathLike, *, foreign: bool = False) -> Encoder:
             name (with its published weights), or any encoder's name and `:random` (with fresh ones).
         foreign: take what can only be looked at, too: a vision model that transformers saved, with its image
             processor; an export to torch or onnx; any .pt2 or .onnx file with a note on its inputs.
+        size, window: made anew for inputs of that side, and a Swin's windows of that many patches; see `at_size`.
 
     Raises:
         DataError: the folder holds no encoder, or a damaged one. Unknown: neither a folder nor a name.
     """
+    if size is not None or window is not None:
+        return at_size(load(what), size, window)
     path = Path(what)
     folder = next((f for f in (path / "encoder", path) if (f / "encoder.json").is_file()), None)
     if folder is not None:
