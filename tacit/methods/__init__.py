@@ -27,6 +27,7 @@ METHODS = {
     "mae": "tacit.methods.image.mae:MAE",
     "mixed_ae": "tacit.methods.image.mixed_ae:MixedAE",
     "gmml": "tacit.methods.image.gmml:GMML",
+    "sit": "tacit.methods.image.sit:SiT",
 }
 
 

@@ -19,8 +19,10 @@ from tacit.objectives.reconstruction import (
 from tacit.objectives.regions import across_regions, best_match, region_cross_entropy
 from tacit.objectives.regression import normalised_mse
 from tacit.objectives.spreading import koleo
+from tacit.objectives.uncertainty import FORMS, uncertain
 
 __all__ = [
+    "FORMS",
     "ORDERS",
     "across_regions",
     "across_views",
@@ -52,6 +54,7 @@ __all__ = [
     "sinkhorn",
     "soft_cross_entropy",
     "to_pixels",
+    "uncertain",
     "unpatchify",
     "variance",
     "window_statistics",

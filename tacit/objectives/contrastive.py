@@ -47,7 +47,7 @@ def batch_info_nce(query: Tensor, key: Tensor, temperature: float) -> Tensor:
         return 2 * temperature * F.cross_entropy(query @ keys.T / temperature, target)
 
 
-def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+def nt_xent(a: Tensor, b: Tensor, temperature: float, *, across_ranks: bool = True) -> Tensor:
     """NT-Xent of two views (Chen et al. 2020, eq. 1), the sum of its two directions.
 
     Args:
@@ -55,14 +55,15 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
         b: [B, D], of any length, normalised here; row n is the positive of row n of `a`, all other rows of both views
             on all ranks are the negatives of both, with gradient.
         temperature: divides every similarity.
+        across_ranks: False for the negatives of this rank alone (SiT).
 
     Returns:
         The mean over B of the cross-entropy of `a`'s row plus that of `b`'s: twice the mean over the 2B rows. Float32.
     """
     with torch.autocast(a.device.type, enabled=False):
         a, b = F.normalize(a.float(), dim=1), F.normalize(b.float(), dim=1)
-        every_a, every_b = gather_with_grad(a), gather_with_grad(b)
-        target = torch.arange(len(a), device=a.device) + _first(a)
+        every_a, every_b = (gather_with_grad(a), gather_with_grad(b)) if across_ranks else (a, b)
+        target = torch.arange(len(a), device=a.device) + (_first(a) if across_ranks else 0)
         own = F.one_hot(target, len(every_a)).bool()
 
         def direction(anchor: Tensor, others: Tensor, same: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 from tacit.views.augment import erase, rand_augment
-from tacit.views.corruption import FILLS, Blocks, Corrupted, Spoiled
+from tacit.views.corruption import FILLS, Blocks, Corrupted, Spoiled, corruption_problems
 from tacit.views.crop import Crop, View
 from tacit.views.dataset import Plain, Views, collate, finish
 from tacit.views.inputs import IMAGENET_MEAN, IMAGENET_STD, Inputs, input_spec
@@ -7,14 +7,14 @@ from tacit.views.masks import Masked, Sampler, block_mask, block_problems, rando
 from tacit.views.mixing import Mixable, mixture
 from tacit.views.mixup import mixed
 from tacit.views.multi_crop import augmented_multi_crop, equal_multi_crop, masked_multi_crop, multi_crop
-from tacit.views.pair import unlike_pair
+from tacit.views.pair import SIT_PAIRS, sit_pair, unlike_pair
 from tacit.views.random import rng
 from tacit.views.turns import Turned
 
 __all__ = [
-    "FILLS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "SIT_PAIRS",
     "Blocks",
     "Corrupted",
     "Crop",
@@ -31,6 +31,7 @@ __all__ = [
     "block_mask",
     "block_problems",
     "collate",
+    "corruption_problems",
     "equal_multi_crop",
     "erase",
     "finish",
@@ -43,6 +44,7 @@ __all__ = [
     "random_mask",
     "ratio_problems",
     "rng",
+    "sit_pair",
     "sometimes_blocks",
     "unlike_pair",
 ]

@@ -119,7 +119,7 @@ class Corrupted:
     share:   most of the area that is overwritten (see `Blocks.cover`); donor_share: the same from a donor, 0 for none.
 
     Raises:
-        UsageError: shares that the blocks cannot cover.
+        UsageError: shares that the blocks cannot cover, or nothing to overwrite with.
     """
 
     crop: Crop | Turned
@@ -129,9 +129,8 @@ class Corrupted:
     donor_share: float = 0.3
 
     def __post_init__(self):
-        shares = ([self.share] if self.fills else []) + [self.donor_share]
-        if wrong := self.blocks.problems(self.inputs.size, *shares):  # it would draw blocks for ever
-            raise UsageError(" ".join(wrong))
+        if wrong := corruption_problems(self.blocks, self.fills, self.share, self.donor_share, self.inputs.size):
+            raise UsageError(" ".join(wrong))  # it might draw blocks for ever
 
     @property
     def name(self) -> str:
@@ -249,6 +248,17 @@ class Spoiled:
             x[i] = torch.where(params["noisy"][i], noise[i], x[i])
             x[i] = torch.where(params["pasted"][i], x[donor], x[i])
         return found | {"image": x, "clean": clean, "mask": mask}
+
+
+def corruption_problems(
+    blocks: Blocks, fills: tuple[str, ...], share: float, donor_share: float, *sizes: int
+) -> list[str]:
+    """Why crops of `sizes` pixels cannot be `Corrupted` so, by the names of the settings; empty when they can."""
+    found = [f"fills = {fill}: choose among {', '.join(FILLS)}." for fill in fills if fill not in FILLS]
+    if not fills and not donor_share:
+        found.append("fills = none and donor_share = 0: nothing would be overwritten. Set fills=noise.")
+    shares = ([share] if fills else []) + [donor_share]
+    return found + [said for size in sizes for said in blocks.problems(size, *shares)]
 
 
 def copied_from(rng: np.random.Generator, size: int, places: list[Place], align: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from tacit.engine import Method, Progress, Recipe, Step
 from tacit.heads import PixelDecoder
 from tacit.objectives import masked_l1
 from tacit.settings import again, setting
-from tacit.views import FILLS, Blocks, Corrupted, Crop
+from tacit.views import Blocks, Corrupted, Crop, corruption_problems
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,9 @@ class GMML(Method):
 
     @classmethod
     def problems(cls, s: Settings) -> list[str]:
-        found = [f"fills = {fill}: choose among {', '.join(FILLS)}." for fill in s.fills if fill not in FILLS]
-        if not s.fills and not s.donor_share:
-            found.append("fills = none and donor_share = 0: nothing would be overwritten. Set fills=noise.")
-        shares = ([s.share] if s.fills else []) + [s.donor_share]
-        for size in {s.size, s.local_size if s.local_crops else s.size}:
-            found += Blocks(s.align, s.max_block, s.unbiased).problems(size, *shares)
+        sizes = {s.size, s.local_size if s.local_crops else s.size}
+        blocks = Blocks(s.align, s.max_block, s.unbiased)
+        found = corruption_problems(blocks, s.fills, s.share, s.donor_share, *sizes)
         if s.local_crops:
             found += encoders.crop_problems(s.encoder, s.local_size, s.patch)
         if encoders.problems(s.encoder, s.size, s.patch, s.window, s.channels, **s.trunk):
