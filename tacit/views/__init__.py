@@ -1,5 +1,5 @@
 from tacit.views.augment import erase, rand_augment
-from tacit.views.corruption import FILLS, Blocks, Corrupted, Spoiled, corruption_problems
+from tacit.views.corruption import Blocks, Corrupted, Spoiled, corruption_problems
 from tacit.views.crop import Crop, View
 from tacit.views.dataset import Plain, Views, collate, finish
 from tacit.views.inputs import IMAGENET_MEAN, IMAGENET_STD, Inputs, input_spec
