@@ -67,6 +67,23 @@ def test_the_run_folder_holds_all_that_is_promised(finished):
         assert stored["views"].shape == (2, 8, 16, 16, 3)
 
 
+def test_what_a_masked_system_makes_of_a_few_records_is_kept_at_the_end(digits, finished, tmp_path):
+    run = tacit.pretrain(
+        "mae", digits, tmp_path / "mae", preset="small", batch_size=16, steps=2, workers=0, quiet=True,
+        set=["size=16", "patch=4", "check_every=0", "decoder_width=32", "decoder_depth=1"],
+    )  # fmt: skip
+    with np.load(run.path / "reconstructions.npz") as stored:
+        assert stored["names"].tolist() == ["input", "masked", "reconstruction"]
+        told = stored["views"].astype(int)
+    assert told.shape == (3, 8, 16, 16, 3)
+    with np.load(run.path / "views.npz") as stored:
+        assert np.array_equal(told[0], stored["views"][0])
+    kept = (told[0] == told[1]).all(-1).reshape(8, 4, 4, 4, 4).swapaxes(2, 3).reshape(8, 16, 16).all(-1)
+    assert (kept.sum(1) >= 4).all()  # a quarter of the patches is seen; one that is grey anyway may look so
+    assert (told[2] == told[0]).all(-1).mean() < 0.9
+    assert not (finished.path / "reconstructions.npz").exists()
+
+
 def test_rates_and_momentum_in_the_log_are_the_closed_forms(finished):
     rates = [v for _, v in finished.metrics["lr"]]
     settings = finished.settings["settings"]
