@@ -14,12 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tacit.data import Cut
 from tacit.errors import UsageError
 from tacit.views import photometry
-from tacit.views.crop import Crop
-from tacit.views.inputs import Inputs
-from tacit.views.turns import Turned
+from tacit.views.crop import Around
 
 FILLS = ("noise", "zeros", "copy")
 Place = tuple[int, int, int, int]  # top, left, height, width
@@ -103,7 +100,7 @@ class Blocks:
 
 
 @dataclass(frozen=True)
-class Corrupted:
+class Corrupted(Around):
     """A crop in which blocks are overwritten: `{"image", "clean": [B, C, H, W], "mask": [B, 1, H, W] bool}`.
 
     All that is random is the record's, drawn after the crop: the crop is what it would be without. One kind of alien a
@@ -122,7 +119,6 @@ class Corrupted:
         UsageError: shares that the blocks cannot cover, or nothing to overwrite with.
     """
 
-    crop: Crop | Turned
     blocks: Blocks = Blocks()
     fills: tuple[str, ...] = ("noise",)
     share: float = 0.75
@@ -133,23 +129,8 @@ class Corrupted:
             raise UsageError(" ".join(wrong))  # it might draw blocks for ever
 
     @property
-    def name(self) -> str:
-        return self.crop.name
-
-    @property
-    def inputs(self) -> Inputs:
-        return self.crop.inputs
-
-    @property
-    def field(self) -> str:
-        return self.crop.field
-
-    @property
     def kinds(self) -> tuple[str, ...]:
         return (*self.fills, *(["donor"] if self.donor_share else []))
-
-    def notes(self) -> list[str]:
-        return self.crop.notes()
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, Any]:
         params = self.crop.draw(rng, height, width)
@@ -161,9 +142,6 @@ class Corrupted:
         if "copy" in self.fills:
             own["source"] = copied_from(rng, size, places if self.kinds[kind] == "copy" else [], self.blocks.align)
         return params | own
-
-    def cut(self, params: dict[str, Any]) -> Cut:
-        return self.crop.cut(params)
 
     @torch.no_grad()
     def finish(self, images: Tensor, params: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -183,7 +161,7 @@ class Corrupted:
 
 
 @dataclass(frozen=True)
-class Spoiled:
+class Spoiled(Around):
     """The older corruption of SiT (Atito et al. 2021, v1), all of it on every record: fields as `Corrupted` gives them.
 
     One rectangle turned grey and one blurred, with sides of .05 of the picture's and more, both cut at the border; then
@@ -192,11 +170,7 @@ class Spoiled:
     lower row is a spoiled one. The blur repeats the rectangle's edges, where the official one mirrors them.
     """
 
-    crop: Crop | Turned
     share: float = 0.3
-
-    name, inputs, field = Corrupted.name, Corrupted.inputs, Corrupted.field
-    notes, cut = Corrupted.notes, Corrupted.cut
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, Any]:
         params = self.crop.draw(rng, height, width)

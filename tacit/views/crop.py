@@ -148,6 +148,35 @@ class Crop:
                 _change(x, rows, how, params[name])
 
 
+@dataclass(frozen=True)
+class Around:
+    """A crop that carries more: what such a view does not say otherwise is its crop's. Its own draws come after those
+    of the crop, which is what it would be without."""
+
+    crop: Crop | Around
+
+    @property
+    def name(self) -> str:
+        return self.crop.name
+
+    @property
+    def inputs(self) -> Inputs:
+        return self.crop.inputs
+
+    @property
+    def field(self) -> str:
+        return self.crop.field
+
+    def notes(self) -> list[str]:
+        return self.crop.notes()
+
+    def cut(self, params: dict[str, Any]) -> Cut:
+        return self.crop.cut(params)
+
+    def change(self, pixels: np.ndarray, params: dict[str, Any]) -> np.ndarray:
+        return self.crop.change(pixels, params)
+
+
 def _change(x: Tensor, rows: Tensor, how, *amounts) -> None:
     """Apply `how` to the records of `x` that `rows` [B] picks, in place, with their own amounts."""
     picked = rows.nonzero().flatten()

@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tacit.data import Cut
-from tacit.views.crop import Crop
-from tacit.views.inputs import Inputs
+from tacit.views.crop import Around
 
 Sampler = Callable[[np.random.Generator, int, int], np.ndarray]
 
@@ -105,38 +103,19 @@ def block_problems(grid: int, ratio: tuple[float, float], smallest: int) -> list
 
 
 @dataclass(frozen=True)
-class Masked:
+class Masked(Around):
     """A crop with a mask of its patches: `{"image": [B, C, H, W], "mask": [B, H / cell, W / cell] bool}`.
 
     sampler: draws the mask, from the record's own generator and after the crop, so that the crop is what it would be
     without; a function, or `functools.partial` of one, that processes can share. cell: pixels of a patch's side.
     """
 
-    crop: Crop
     sampler: Sampler
     cell: int
-
-    @property
-    def name(self) -> str:
-        return self.crop.name
-
-    @property
-    def inputs(self) -> Inputs:
-        return self.crop.inputs
-
-    @property
-    def field(self) -> str:
-        return self.crop.field
-
-    def notes(self) -> list[str]:
-        return self.crop.notes()
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, Any]:
         grid = self.inputs.size // self.cell
         return self.crop.draw(rng, height, width) | {"mask": self.sampler(rng, grid, grid)}
-
-    def cut(self, params: dict[str, Any]) -> Cut:
-        return self.crop.cut(params)
 
     def finish(self, images: Tensor, params: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.crop.finish(images, params) | {"mask": params["mask"]}

@@ -9,45 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tacit.data import Cut
 from tacit.errors import UsageError
-from tacit.views.crop import Crop
-from tacit.views.inputs import Inputs
+from tacit.views.crop import Around
 
 
 @dataclass(frozen=True)
-class Mixable:
+class Mixable(Around):
     """A crop with what it takes to mix it with others: `{"image", "order": [B, h, w], "place": [B]}`.
 
     order: a permutation of the numbers of the patches, each as likely as any; place: uniform in [0, 1). Both from the
     record's own generator and after the crop, which is what it would be without. cell: pixels of a patch's side.
     """
 
-    crop: Crop
     cell: int
-
-    @property
-    def name(self) -> str:
-        return self.crop.name
-
-    @property
-    def inputs(self) -> Inputs:
-        return self.crop.inputs
-
-    @property
-    def field(self) -> str:
-        return self.crop.field
-
-    def notes(self) -> list[str]:
-        return self.crop.notes()
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, Any]:
         side = self.inputs.size // self.cell
         params = self.crop.draw(rng, height, width)
         return params | {"order": rng.permutation(side * side).reshape(side, side), "place": rng.random()}
-
-    def cut(self, params: dict[str, Any]) -> Cut:
-        return self.crop.cut(params)
 
     def finish(self, images: Tensor, params: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.crop.finish(images, params) | {name: params[name] for name in ("order", "place")}

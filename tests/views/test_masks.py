@@ -1,5 +1,6 @@
 """Masks by their counts and places, and the view that carries one."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -102,3 +103,14 @@ def test_some_images_keep_all_their_patches():
     assert np.mean(hidden > 0) == pytest.approx(0.25, abs=0.05)
     assert hidden.max() <= 32
     assert not sometimes_blocks(rng(0, 0, 0, 0), 8, 8, share=0.0, ratio=(0.1, 0.5)).any()
+
+
+def test_a_view_around_a_crop_passes_on_what_the_crop_does_where_records_are_read(digits):
+    crop = Crop(inputs=input_spec(16, 3), augment=(2, 9))
+    view = Masked(crop, partial(random_mask, ratio=0.5), cell=4)
+    source = open_source(digits)
+    around, alone, plain = (
+        Views(source, [v], seed=1)[(3, 2)]["crops"][0] for v in (view, crop, replace(crop, augment=None))
+    )
+    assert np.array_equal(around, alone)
+    assert not np.array_equal(around, plain)
