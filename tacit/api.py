@@ -547,6 +547,7 @@ def finetune(
 
     from tacit.data import open_splits
     from tacit.evaluation import classifier, low_shot
+    from tacit.evaluation.features import all_devices
     from tacit.evaluation.neck import first_blocks
 
     if recipe not in classifier.RECIPES:
@@ -571,14 +572,17 @@ def finetune(
         train = train.select(np.sort(low_shot.draw_share(y, percent / 100, 1, classes=count, seed=seed)[0]))
     elif names is not None:
         train = train.select(low_shot.rows_named(os.fspath(names), [train.name(i) for i in range(len(train))]))
+    device = all_devices()[0]
     model = classifier.train_classifier(
-        encoder, train, recipe=classifier.RECIPES[recipe], neck=layers, neck_width=width, seed=seed,
+        encoder, train, recipe=classifier.RECIPES[recipe], neck=layers, neck_width=width, seed=seed, device=device,
         workers=_workers(workers), progress=progress and (lambda done, total: progress("fine-tuning", done, total)),
-    )  # fmt: skip
+    ).cpu()  # fmt: skip
     classifier.save(model, train.classes, out)
     found = {"out": str(out), "classes": list(train.classes), "labels": len(train)}
     if test is not None and test.labels is not None:
-        found["accuracy"] = classifier.accuracy(classifier.right(out, test, workers=_workers(workers)), seed=seed)
+        found["accuracy"] = classifier.accuracy(
+            classifier.right(out, test, workers=_workers(workers), device=device), seed=seed
+        )
     return found
 
 
@@ -605,6 +609,7 @@ def predict(
 
     from tacit.data import match_classes, open_source
     from tacit.evaluation import classifier
+    from tacit.evaluation.features import all_devices
 
     out = Path(out)
     if out.suffix not in (".csv", ".parquet"):
@@ -613,7 +618,7 @@ def predict(
     source = open_source(data, channels=model.encoder.inputs.channels, labels=[label] if label else "auto")
     if not len(source):
         raise DataError(f"{data} holds no records.")
-    logits, index, bad = classifier.logits_of(model, source, workers=_workers(workers))
+    logits, index, bad = classifier.logits_of(model, source, workers=_workers(workers), device=all_devices()[0])
     best = logits.softmax(1).max(1)
     paths, labels = [source.name(int(i)) for i in index], [classes[c] for c in best.indices.tolist()]
     table = pa.table({"path": paths, "label": labels, "probability": best.values.numpy().round(6)})

@@ -1,13 +1,13 @@
 from tacit.encoders.build import SMALL, build, crop_problems, lacking, mean_pooled, patch_of, problems, set_norm_eps
 from tacit.encoders.chunks import NEIGHBOURS
 from tacit.encoders.depth import depth_of
-from tacit.encoders.depths import depth_problems, multi_depth
 from tacit.encoders.drop_rows import uniform_drop_path
 from tacit.encoders.encoder import MEAN_PATCH, Encoder, set_drop_path, set_neighbours
 from tacit.encoders.initialise import Initialised, initialise
 from tacit.encoders.mask_tokens import MaskTokens
 from tacit.encoders.masked import embed, encode_tokens, encode_visible, patch_grid, pick, visible_ids
 from tacit.encoders.multi_crop import by_size, view_by_view
+from tacit.encoders.multi_depth import depth_problems, multi_depth
 from tacit.encoders.names import to_transformers
 from tacit.encoders.positions import sincos_2d, sincos_positions_
 from tacit.encoders.resolution import at_size, trained_windows
