@@ -33,18 +33,27 @@ PROTOCOLS = {"best head": "attention:foreground=yes", "one head": "attention:for
 
 def waves(rng: np.random.Generator, side: int, count: int, fastest: float) -> np.ndarray:
     """[side, side, 3] in [0, 1]: a mean colour and some waves of other colours."""
+    mean, colours = rng.uniform(0.2, 0.8, 3), rng.uniform(-0.2, 0.2, (count, 3))
+    return np.clip(mean + np.tensordot(_sines(rng, side, count, fastest), colours, (0, 0)), 0, 1)
+
+
+def lawn(rng: np.random.Generator, side: int) -> np.ndarray:
+    """[side, side, 1]: many fine grey waves, of every picture other ones and alike to look at."""
+    return 0.5 + _sines(rng, side, 12, 16.0).mean(0)[..., None] * 0.5
+
+
+def _sines(rng: np.random.Generator, side: int, count: int, fastest: float) -> np.ndarray:
     at = np.mgrid[:side, :side] / side
-    field = np.tensordot(rng.uniform(-fastest, fastest, (count, 2)), at, 1) + rng.uniform(0, 2, (count, 1, 1))
-    return np.clip(
-        rng.uniform(0.2, 0.8, 3) + np.tensordot(np.sin(np.pi * field), rng.uniform(-0.2, 0.2, (count, 3)), (0, 0)), 0, 1
+    return np.sin(
+        np.pi * (np.tensordot(rng.uniform(-fastest, fastest, (count, 2)), at, 1) + rng.uniform(0, 2, (count, 1, 1)))
     )
 
 
 def picture(rng: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """One object on a ground, [side, side, 3] uint8, and its mask [side, side] bool, a twelfth to a third of it.
+    """One object on a lawn, [side, side, 3] uint8, and its mask [side, side] bool, a twelfth to a third of it.
 
-    Both are coloured waves, the object's finer, so that no one colour tells them apart over pictures. The object is an
-    ellipse or a polygon, turned, anywhere within the frame.
+    The object is an ellipse or a polygon, turned, anywhere within the frame, of coloured waves: of all the colours and
+    patterns, so that none tells objects from lawns, and its own, so that it is what tells pictures apart.
     """
     y, x = np.mgrid[:side, :side] / side
     while True:
@@ -57,7 +66,7 @@ def picture(rng: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarray
         mask = np.hypot(u, v) < reach
         if 1 / 12 < mask.mean() < 1 / 3:
             break
-    shown = np.where(mask[..., None], waves(rng, side, 4, 16.0), waves(rng, side, 3, 3.0))
+    shown = np.where(mask[..., None], waves(rng, side, 3, 6.0), lawn(rng, side))
     shown = np.clip(shown + rng.normal(0, 0.02, shown.shape), 0, 1)
     return (255 * shown).astype(np.uint8), mask
 

@@ -5,8 +5,9 @@
 
 DIR holds train.parquet and test.parquet (columns image, label). `run` pre-trains by preset `small`, probes, and keeps a
 file for each method and seed in OUT: several calls, one after another or at once, may share it, and what is there is
-not done again. `table` reads them all and writes the table to benchmarks/results/ as Markdown and JSON. Scores are
-those of the ordinary verbs; labels are for the probes alone.
+not done again. With --fine-tune 1000 each encoder is also trained whole on so many labels, and so is its random twin.
+`table` reads them all and writes the table to benchmarks/results/ as Markdown and JSON. Scores are those of the
+ordinary verbs; labels are for the probes alone.
 """
 
 from __future__ import annotations
@@ -31,13 +32,19 @@ from tacit.methods import METHODS
 from tacit.run import Run, read_json, write_json, write_text
 
 HERE = Path(__file__).parent
-PROTOCOLS = ("knn", "linear", *(f"few_shot:shots={n}:classifier=prototypes" for n in (1, 5, 10)))
-TITLES = ("20-NN", "linear", "1-shot", "5-shot", "10-shot")
+PROBES = {
+    "knn": "20-NN",
+    "linear": "linear",
+    **{f"few_shot:shots={n}:classifier=prototypes": f"{n}-shot" for n in (1, 5, 10)},
+}
+FINE_TUNED = "fine_tune"  # the whole encoder on some of the labels, by the recipe `small`
 
 
 def one(options: argparse.Namespace, data: Path, method: str, seed: int) -> None:
     path = options.out / f"{method}-{seed}.json"
-    if path.is_file():
+    kept = read_json(path) if path.is_file() else {}
+    asked = [p for p in _protocols(options) if p not in kept.get("scores", {}).get("run", {})]
+    if not asked:
         return
     begun = time.time()
     given = [item.partition(":")[2] for item in options.set if item.partition(":")[0] in (method, "all")]
@@ -46,26 +53,41 @@ def one(options: argparse.Namespace, data: Path, method: str, seed: int) -> None
         epochs=options.epochs, seed=seed, set=["check_every=2", *given], workers=0, resume=True,
         val=str(data / "test.parquet"),
     )  # fmt: skip
-    minutes = (time.time() - begun) / 60
-    how = {"protocol": list(PROTOCOLS), "seed": seed, "workers": 0, "baselines": False}
+    minutes = kept.get("minutes", round((time.time() - begun) / 60, 1))
     encoder = encoders.load(run.path)
     scores = {
-        "run": _scores(tacit.evaluate(run, data, **how)),
-        "random-init": _scores(tacit.evaluate(random_twin(encoder, seed), data, **how)),
+        "run": _scores(run, data, asked, seed, options),
+        "random-init": _scores(random_twin(encoder, seed), data, asked, seed, options),
     }
+    for of, before in kept.get("scores", {}).items():
+        scores[of] = before | scores[of]
     raw = options.out / "raw.json"  # the same for all, and slow: pixels are many
     if not raw.is_file():
-        found = tacit.evaluate(encoder, data, **{**how, "baselines": True})
-        write_json(raw, _scores({"results": [r for r in found["results"] if r["of"] == "raw-input"]}))
-    facts = {"method": method, "seed": seed, "minutes": round(minutes, 1), "set": given, "encoder": options.encoder}
+        found = tacit.evaluate(encoder, data, protocol=list(PROBES), seed=seed, workers=0)
+        of_pixels = [r["value"] for r in found["results"] if r["of"] == "raw-input"]
+        write_json(raw, dict(zip(PROBES, of_pixels, strict=True)))
+    facts = {"method": method, "seed": seed, "minutes": minutes, "set": given, "encoder": options.encoder}
+    facts["labels_tuned_on"] = options.fine_tune or kept.get("labels_tuned_on", 0)
     verdict = (Run(options.out / f"{method}-{seed}").summary or {}).get("verdict")
     size = {"records": options.records, "test": options.test, "epochs": options.epochs}
     write_json(path, {**facts, **size, "verdict": verdict, "scores": scores})
     print(f"{method} {seed}: {json.dumps(scores['run'])}", file=sys.stderr)
 
 
-def _scores(found: dict) -> dict[str, float]:
-    return {r["protocol"]: r["value"] for r in found["results"]}
+def _protocols(options: argparse.Namespace) -> list[str]:
+    return [*PROBES, *[FINE_TUNED] * bool(options.fine_tune)]
+
+
+def _scores(subject, data: Path, asked: list[str], seed: int, options: argparse.Namespace) -> dict[str, float]:
+    found = {}
+    for on, protocols in ((data, [p for p in asked if p in PROBES]), (None, [p for p in asked if p == FINE_TUNED])):
+        if not protocols:
+            continue
+        few = options.out / f"{options.name}-{options.fine_tune}"
+        on = on or subset(data, few, options.fine_tune, options.test)
+        told = tacit.evaluate(subject, on, protocol=protocols, seed=seed, workers=0, baselines=False)
+        found |= dict(zip(protocols, [r["value"] for r in told["results"]], strict=True))
+    return found
 
 
 def table(options: argparse.Namespace) -> str:
@@ -73,30 +95,35 @@ def table(options: argparse.Namespace) -> str:
     if len({(k["records"], k["test"], k["epochs"], k["encoder"]) for k in kept}) != 1:
         raise SystemExit("The files in OUT are of different budgets, which no table may mix.")
     names = [name for name in METHODS if any(k["method"] == name for k in kept)]
+    asked = [p for p in (*PROBES, FINE_TUNED) if any(p in k["scores"]["run"] for k in kept)]
     rows = [
-        _row("raw pixels", [read_json(options.out / "raw.json")]),
-        _row("random init", [k["scores"]["random-init"] for k in kept if k["method"] == names[0]]),
+        _row("raw pixels", asked, [read_json(options.out / "raw.json")]),
+        _row("random init", asked, [k["scores"]["random-init"] for k in kept if k["method"] == names[0]]),
     ]
     summary = {}
     for name in names:
         of = sorted((k for k in kept if k["method"] == name), key=lambda k: k["seed"])
-        gains = []
-        for protocol in PROTOCOLS:
-            a, b = (np.array([k["scores"][who][protocol] for k in of]) for who in ("run", "random-init"))
-            gains.append(difference(a, b) if len(of) > 1 else (float(a[0] - b[0]), float("nan"), float("nan")))
-        rows.append(_row(f"`{name}`", [k["scores"]["run"] for k in of], gains))
+        gains = {}
+        for protocol in asked:
+            if all(protocol in k["scores"]["run"] for k in of):
+                a, b = (np.array([k["scores"][who][protocol] for k in of]) for who in ("run", "random-init"))
+                gains[protocol] = difference(a, b) if len(of) > 1 else (float(a[0] - b[0]), np.nan, np.nan)
+        rows.append(_row(f"`{name}`", asked, [k["scores"]["run"] for k in of], gains))
         summary[name] = {
             "seeds": [k["seed"] for k in of], "minutes": [k["minutes"] for k in of], "set": of[0]["set"],
             "verdicts": [k["verdict"] for k in of],
-            "over_random_init": dict(zip(PROTOCOLS, [tuple(round(x, 4) for x in g) for g in gains], strict=True)),
+            "over_random_init": {p: tuple(round(float(x), 4) for x in gain) for p, gain in gains.items()},
         }  # fmt: skip
-    one_of = kept[0]
+    one_of, tuned = kept[0], max(k.get("labels_tuned_on", 0) for k in kept)
+    titles = PROBES | {FINE_TUNED: f"fine-tuned on {tuned:,} labels"}
     head = (
         f"{options.name}: {one_of['records']:,} unlabelled training images, {one_of['epochs']} epochs of preset "
         f"`small`, {one_of['encoder']}; {one_of['test']:,} test images; means over seeds in per cent, and in brackets "
         "the gain over the same encoder at random initialisation in points with its 95 % interval over the seeds.\n\n"
     )
-    text = head + f"| | {' | '.join(TITLES)} |\n|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
+    text = (
+        head + f"| | {' | '.join(titles[p] for p in asked)} |\n|{'---|' * (len(asked) + 1)}\n" + "\n".join(rows) + "\n"
+    )
     about = {"date": f"{date.today()}", "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
              "versions": {"tacit": tacit.__version__, "torch": torch.__version__}}  # fmt: skip
     stem = f"{date.today()}-{options.name}-methods"
@@ -105,12 +132,15 @@ def table(options: argparse.Namespace) -> str:
     return text
 
 
-def _row(title: str, scores: list[dict[str, float]], gains: list[tuple[float, float, float]] | None = None) -> str:
+def _row(title: str, asked: list[str], scores: list[dict[str, float]], gains: dict | None = None) -> str:
     cells = []
-    for i, protocol in enumerate(PROTOCOLS):
+    for protocol in asked:
+        if not all(protocol in s for s in scores):
+            cells.append("–")
+            continue
         value = f"{100 * np.mean([s[protocol] for s in scores]):.1f}"
         if gains is not None:
-            gain, low, high = (100 * x for x in gains[i])
+            gain, low, high = (100 * x for x in gains[protocol])
             value += f" ({gain:+.1f}: {low:.1f} to {high:.1f})" if np.isfinite(low) else f" ({gain:+.1f})"
         cells.append(value)
     return f"| {title} | {' | '.join(cells)} |"
@@ -127,6 +157,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--fine-tune", type=int, default=0, metavar="LABELS", help="also train encoders on so many")
     parser.add_argument("--set", action="append", default=[], metavar="METHOD:FIELD=VALUE", help="METHOD may be all")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     options = parser.parse_args()
