@@ -143,7 +143,7 @@ def pretrain(
         "settings": to_dict(settings),
     }
     if going_on is not None:
-        _same_run(going_on, resolved)
+        _same_run(going_on, resolved, to_dict(cls.Settings()))
     plan = Plan(
         run=out, seed=seed, devices=devices, nodes=nodes, precision=precision, max_bad=max_bad,
         workers=_workers(workers), resume=going_on is not None, init=init,
@@ -763,16 +763,20 @@ def _how_far(run: Run) -> str:
     return f", {summary['steps']} steps done" if summary else ", not finished"
 
 
-def _same_run(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """A run that goes on must be the same run: one line for every setting that is not."""
+def _same_run(before: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """A run that goes on must be the same run: one line for every setting that is not.
+
+    A setting that came into being after the run was begun was at its default.
+    """
     wrong = []
     for name in ("method", "seed", "steps", "init", "precision", "fingerprint", "weights"):
         if before.get(name) != now[name]:
             told = "the files of --data have changed" if name == "fingerprint" else f"{name} = {now[name]}"
             wrong.append(f"{told}: the run was begun with {name} = {before.get(name)}.")
     for name, value in now["settings"].items():
-        if name not in FREE and before["settings"].get(name) != value:
-            wrong.append(f"{name} = {value}: the run was begun with {name} = {before['settings'].get(name)}.")
+        then = before["settings"].get(name, defaults[name])
+        if name not in FREE and then != value:
+            wrong.append(f"{name} = {value}: the run was begun with {name} = {then}.")
     if wrong:
         raise BadSettings(
             [*wrong, "Only how a run is watched and kept may change on --resume; or choose another --out."]

@@ -222,6 +222,17 @@ def test_only_the_same_run_goes_on(finished, digits):
         pretrain(digits, finished.path, resume=True, seed=3)
 
 
+def test_a_run_begun_before_a_setting_existed_goes_on_at_its_default(finished, digits, tmp_path):
+    old = shutil.copytree(finished.path, tmp_path / "old")
+    written = (old / "settings.yaml").read_text(encoding="utf-8")
+    without = "".join(line for line in written.splitlines(keepends=True) if not line.startswith("  layer_decay:"))
+    assert without != written
+    (old / "settings.yaml").write_text(without, encoding="utf-8")
+    pretrain(digits, old, resume=True)
+    with pytest.raises(BadSettings, match=r"layer_decay = 0.7: the run was begun with layer_decay = 1.0"):
+        pretrain(digits, old, resume=True, extra=["layer_decay=0.7"])
+
+
 def test_an_encoder_starts_from_another_run(finished, digits, tmp_path):
     run = pretrain(
         digits, tmp_path / "next", init=str(finished.path), steps=1, extra=["lr=0", "lr_end=0", "lr_warmup=0"]
