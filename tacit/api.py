@@ -475,6 +475,8 @@ def bags(
     bag: str = "bag",
     group: str | None = None,
     out: str | os.PathLike | None = None,
+    rois: str | os.PathLike | None = None,
+    top: int = 5,
     epochs: int = 20,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
@@ -485,6 +487,8 @@ def bags(
         features: what `embed` wrote. table: a row a bag, see `tacit.evaluation.bags.read_bags`.
         label, bag, group: its columns. A group (a patient) is never split, and drawn together for intervals.
         out: a .csv for `bag, path, attention` of every vector of the test bags.
+        rois: what `embed` wrote of labelled regions, a folder a class. Bags are then also told by their `top` vectors
+            nearest to each class, without training (MI-SimpleShot).
 
     Returns:
         `{"features", "table", "seed", "epochs", "classes", "train", "test", "split", "missing", "unused", "results":
@@ -492,14 +496,17 @@ def bags(
     """
     import csv
 
-    from tacit.evaluation.bags import read_bags, score_bags
+    from tacit.evaluation.bags import read_bags, read_rois, score_bags
 
     if out is not None and Path(out).suffix != ".csv":
         raise UsageError(f"--out {out}: must end in .csv.")
     if epochs < 1:
         raise BadSettings([f"epochs = {epochs}: must be at least 1."])
+    if top < 1:
+        raise BadSettings([f"top = {top}: must be at least 1."])
     found = read_bags(features, table, label=label, bag=bag, group=group)
-    result, weights = score_bags(found, epochs=epochs, seed=seed, progress=progress)
+    labelled = read_rois(rois, found.classes, found.x.shape[1]) if rois is not None else None
+    result, weights = score_bags(found, epochs=epochs, seed=seed, rois=labelled, top=top, progress=progress)
     if out is not None:
         rows = dict(zip(found.names, found.rows, strict=True))
         with atomic(out) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:

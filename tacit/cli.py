@@ -387,6 +387,14 @@ def bags(
     bag: Annotated[str, typer.Option(metavar="COLUMN", help="Of the table: the name of a bag.")] = "bag",
     group: Group = None,
     out: Annotated[str | None, typer.Option(help="FILE.csv for what attention gave to each file.")] = None,
+    rois: Annotated[
+        str | None,
+        typer.Option(
+            help="What tacit embed wrote of labelled regions, a folder a class: bags are also told by their vectors "
+            "nearest to each class, without training (MI-SimpleShot)."
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many vectors of a bag count for that; UNI takes 5 and 50.")] = 5,
     epochs: Annotated[int, typer.Option(help="Passes over the bags.")] = 20,
     seed: Seed = 0,
     json: Json = False,
@@ -399,8 +407,9 @@ def bags(
 
     with _bar() as progress:
         result = api.bags(
-            features, table, label=label, bag=bag, group=group, out=out, epochs=epochs, seed=seed, progress=progress
-        )
+            features, table, label=label, bag=bag, group=group, out=out, rois=rois, top=top, epochs=epochs, seed=seed,
+            progress=progress,
+        )  # fmt: skip
     if json:
         print(api.to_json(result))
         return

@@ -1,7 +1,8 @@
 """Bags of embeddings that share one label, as the tiles of a slide do: attention says which count (Ilse et al. 2018).
 
 The encoder is done: `tacit embed` has turned every tile into a vector. What is learnt is which vectors of a bag matter,
-and what they say together; beside it stands the plain mean of the bag, learnt alike.
+and what they say together; beside it stands the plain mean of the bag, learnt alike. Where single vectors have labels
+too, bags can be told without training, by their vectors nearest to each class (MI-SimpleShot; Chen et al. 2024, UNI).
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def read_bags(features: str | Path, table: str | Path, *, label: str, bag: str, 
         of = dict(zip(columns["path"], columns[bag], strict=True))
         place = [of.get(path) for path in paths]
     else:
-        place = [path.replace("\\", "/").rpartition("/")[0].rpartition("/")[2] for path in paths]
+        place = [_folder(path) for path in paths]
     rows: dict[str, list[int]] = {name: [] for name in about}
     for i, name in enumerate(place):
         if name in rows:
@@ -150,6 +151,49 @@ def read_bags(features: str | Path, table: str | Path, *, label: str, bag: str, 
         [about[name]["split"] for name in names] if "split" in columns else None,
         [name for name in about if not rows[name]], sum(name not in rows for name in place),
     )  # fmt: skip
+
+
+def nearest_classes(
+    bags: Sequence[Tensor], rois: Tensor, labels: Tensor, *, classes: int, top: int = 5
+) -> Tensor:  # fmt: skip
+    """MI-SimpleShot: minus the mean squared distance of a bag's `top` vectors nearest to each class; [B, classes].
+
+    A class is the mean of its labelled vectors (regions of interest), after centring by the mean of all these and to
+    length 1, as of SimpleShot; it is not scaled again. Of a bag of fewer vectors all count.
+
+    Args:
+        bags: B x [N_b, D]. rois: [R, D]. labels: [R] int64, each class at least once.
+    """
+    centre = rois.mean(0)
+    x = F.normalize(rois - centre, dim=1)
+    means = x.new_zeros(classes, x.shape[1]).index_add_(0, labels, x) / torch.bincount(labels)[:, None]
+    found = []
+    for bag in bags:
+        squared = torch.cdist(F.normalize(bag - centre, dim=1), means).square()  # [N_b, classes]
+        found.append(-squared.topk(min(top, len(bag)), dim=0, largest=False).values.mean(0))
+    return torch.stack(found)
+
+
+def read_rois(file: str | Path, classes: Sequence[str], width: int) -> tuple[Tensor, Tensor]:
+    """Vectors [R, D] that `tacit embed` made of a folder with a folder for each class, and their classes [R].
+
+    Raises:
+        DataError: another width, or folders that are not the classes of the bags.
+    """
+    x, paths = _vectors(Path(file))
+    if x.shape[1] != width:
+        raise DataError(f"{file}: vectors of {x.shape[1]} values; those of the bags have {width}. Embed both alike.")
+    folders = [_folder(path) for path in paths]
+    if set(folders) != set(classes):
+        raise DataError(
+            f"{file}: its folders are {', '.join(sorted(set(folders))[:5])}; there must be one for each class of the "
+            f"bags: {', '.join(classes)}."
+        )
+    return x, torch.tensor([list(classes).index(name) for name in folders])
+
+
+def _folder(path: str) -> str:
+    return path.replace("\\", "/").rpartition("/")[0].rpartition("/")[2]
 
 
 def _vectors(file: Path) -> tuple[Tensor, list[str]]:
@@ -188,38 +232,51 @@ def split_bags(bags: Bags, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def score_bags(
-    bags: Bags, *, epochs: int = 20, seed: int = 0, progress: Callable[[str, int, int], None] | None = None
-) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
+    bags: Bags, *, epochs: int = 20, seed: int = 0, rois: tuple[Tensor, Tensor] | None = None, top: int = 5,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:  # fmt: skip
     """Scores of the attention and of the mean, intervals by the bootstrap over groups of test bags; and the weights.
+
+    Args:
+        rois: labelled vectors, see `read_rois`; with them bags are scored by `nearest_classes` too, as "prototypes".
 
     Returns:
         `{"classes", "train", "test", "split", "missing", "unused", "results": [{"pool", "metric", "value", "low",
         "high", "n"}]}` and, by the names of test bags, what attention gave to each of their vectors.
     """
     train, test = split_bags(bags, seed)
-    labels, few = torch.from_numpy(bags.labels), len(bags.classes) == 2
+    labels, count = torch.from_numpy(bags.labels), len(bags.classes)
     of = [bags.x[torch.from_numpy(rows)] for rows in bags.rows]
+    tested = [of[i] for i in test]
     results, weights = [], {}
     for pool in POOLS:
         model = fit_bags(
-            [of[i] for i in train], labels[train], classes=len(bags.classes), pool=pool, epochs=epochs, seed=seed,
+            [of[i] for i in train], labels[train], classes=count, pool=pool, epochs=epochs, seed=seed,
             tell=progress and (lambda done, total, pool=pool: progress(pool, done, total)),
         )  # fmt: skip
-        p, looked = predict_bags(model, [of[i] for i in test])
-        p, y, groups = p.double().numpy(), bags.labels[test], bags.groups[test]
-        p = (p / p.sum(1, keepdims=True)).clip(0, 1)
-        found = (
-            binary_scores(p[:, 1], y, groups=groups, seed=seed)
-            if few
-            else multi_class_scores(p, y, groups=groups, seed=seed)
-        )
-        for metric in TWO if few else MORE:
-            value, low, high = found[metric]
-            results.append(
-                {"pool": pool, "metric": metric, "value": value, "low": low, "high": high, "n": len(test)}
-            )  # fmt: skip
+        p, looked = predict_bags(model, tested)
+        results += _scores(pool, p, bags, test, seed)
         if pool == "attention":
             weights = {bags.names[i]: w for i, w in zip(test, looked, strict=True)}
+    if rois is not None:
+        p = nearest_classes(tested, *rois, classes=count, top=top).softmax(1)
+        results += _scores("prototypes", p, bags, test, seed)
     how = "a fifth of every class held out, whole groups" if bags.parts is None else "as the table says"
     said = {"classes": bags.classes, "train": len(train), "test": len(test), "split": how}
     return {**said, "missing": bags.missing, "unused": bags.unused, "results": results}, weights
+
+
+def _scores(pool: str, p: Tensor, bags: Bags, test: np.ndarray, seed: int) -> list[dict[str, Any]]:
+    few, y, groups = len(bags.classes) == 2, bags.labels[test], bags.groups[test]
+    p = p.double().numpy()
+    p = (p / p.sum(1, keepdims=True)).clip(0, 1)
+    found = (
+        binary_scores(p[:, 1], y, groups=groups, seed=seed)
+        if few
+        else multi_class_scores(p, y, groups=groups, seed=seed)
+    )
+    names = ("value", "low", "high")
+    return [
+        {"pool": pool, "metric": metric, **dict(zip(names, found[metric], strict=True)), "n": len(test)}
+        for metric in (TWO if few else MORE)
+    ]

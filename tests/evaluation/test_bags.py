@@ -11,6 +11,7 @@ from torch import Tensor
 
 import tacit
 from tacit.errors import BadSettings, DataError, UsageError
+from tacit.evaluation import bags as bags_of
 from tacit.evaluation.bags import BagClassifier, fit_bags, predict_bags, read_bags, score_bags, split_bags
 from tacit.evaluation.clinical import auroc
 
@@ -149,6 +150,42 @@ def test_several_classes_are_scored_by_pairs(tmp_path):
         "auroc_one_vs_one", "balanced_accuracy", "weighted_f1", "quadratic_kappa",
     }  # fmt: skip
     assert len(weights) == result["test"]
+
+
+def test_a_bag_is_of_the_class_that_some_of_its_vectors_are_nearest_to():
+    rois = torch.tensor([[2.0, 0.0], [0.0, 2.0]])  # centred and of length 1: ±(1, -1) / root 2
+    away = torch.tensor([[3.0, 1.0], [-1.0, 3.0], [1.0, 3.0], [-3.0, -1.0]])
+    found = bags_of.nearest_classes([away], rois, torch.tensor([0, 1]), classes=2, top=2)[0]
+    means = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]) / 2**0.5
+    unit = torch.nn.functional.normalize(away - 1, dim=1)
+    squared = (unit[:, None] - means).square().sum(2)
+    torch.testing.assert_close(found, -squared.sort(0).values[:2].mean(0))
+    assert found.argmax() == 1
+    few = bags_of.nearest_classes([away[:1]], rois, torch.tensor([0, 1]), classes=2, top=50)
+    torch.testing.assert_close(few[0], -squared[0])  # all there are
+    bags, labels = slides(40, seed=3)
+    shown, kinds = torch.cat([b[:2] for b in bags[:8]]), labels[:8].repeat_interleave(2)
+    said = bags_of.nearest_classes(bags[8:], shown, kinds, classes=2, top=2)
+    assert auroc((said[:, 1] - said[:, 0]).numpy(), labels[8:].numpy()) > 0.9
+
+
+def test_labelled_regions_tell_bags_without_training(tmp_path):
+    tiles, table = write(tmp_path, count=60)
+    x = np.stack([np.full(4, 3.0 * (i % 2)) for i in range(8)]).astype(np.float32)
+    np.save(tmp_path / "rois.npy", x)
+    (tmp_path / "rois.txt").write_text("\n".join(f"rois/{'ab'[i % 2]}/{i}.png" for i in range(8)))
+    found = tacit.bags(tiles, table, group="patient", epochs=1, rois=tmp_path / "rois.npy", top=3)["results"]
+    score = {(r["pool"], r["metric"]): r["value"] for r in found}
+    assert score["prototypes", "auroc"] == 1.0
+    assert score["prototypes", "balanced_accuracy"] == 1.0
+    (tmp_path / "rois.txt").write_text("\n".join(f"rois/a/{i}.png" for i in range(8)))
+    with pytest.raises(DataError, match="its folders are a; there must be one for each class of the bags: a, b"):
+        tacit.bags(tiles, table, rois=tmp_path / "rois.npy")
+    np.save(tmp_path / "rois.npy", x[:, :3])
+    with pytest.raises(DataError, match="vectors of 3 values; those of the bags have 4"):
+        tacit.bags(tiles, table, rois=tmp_path / "rois.npy")
+    with pytest.raises(BadSettings, match="top = 0"):
+        tacit.bags(tiles, table, top=0)
 
 
 def test_what_cannot_be_read_is_said(tmp_path):
