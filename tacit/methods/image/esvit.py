@@ -52,11 +52,11 @@ class EsViT(Method):
     presets = {
         "paper": Settings(),
         # For some thousand small images on one CPU or GPU, the mechanism whole, on windows, which it is for: 16 and 4
-        # regions. A thousandth of the paper's steps: small batches for more of them, a teacher that follows within a
-        # hundred, a short warm-up, a higher rate, no rising temperature, prototypes of length 1, and as few as in
-        # DINO's, with its narrow heads and its small crops.
+        # regions. A thousandth of the paper's steps: small batches for more of them, half of DINO's, a teacher that
+        # follows within a hundred, a short warm-up, a higher rate, no rising temperature, prototypes of length 1, and
+        # as few as in DINO's, with its narrow heads and its small crops.
         "small": Settings(
-            encoder="swin_mini", size=32, epochs=20, warmup_epochs=1, batch_size=64, lr=3e-3, local_crops=(4,),
+            encoder="swin_mini", size=32, epochs=20, warmup_epochs=1, batch_size=32, lr=4e-3, local_crops=(4,),
             local_size=(16,), prototypes=256, hidden=256, bottleneck=64, momentum=0.99, drop_path=0.05,
             teacher_temperature=0.04, teacher_temperature_epochs=0, norm_last_layer=True, blur_sigma=(0.1, 1.0),
             local_area=(0.2, 0.6),

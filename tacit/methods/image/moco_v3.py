@@ -65,11 +65,11 @@ class MoCoV3(Method):
             min_area=0.2,
         ),
         # For some thousand small images on one CPU or GPU, the mechanism whole. A thousandth of the paper's steps:
-        # batches of a 64th for more of them, hence 63 negatives a query; a short warm-up, a rate a tenth as high as
-        # the paper's at its batch, which AdamW bears at this width. Heads of an eighth and a half for a narrow
-        # encoder. Inputs of a seventh: half the blur, and larger crops.
+        # batches of a 64th for more of them, hence 63 negatives a query; a short warm-up, a rate of two fifths of the
+        # paper's at its batch, which AdamW bears at this width. Heads of an eighth and a half for a narrow encoder.
+        # Inputs of a seventh: half the blur, and larger crops.
         "small": Settings(
-            encoder="vit_mini", size=32, epochs=20, warmup_epochs=1, batch_size=64, lr=2e-3, hidden=512, out=128,
+            encoder="vit_mini", size=32, epochs=20, warmup_epochs=1, batch_size=64, lr=4e-3, hidden=512, out=128,
             blur_sigma=(0.1, 1.0), min_area=0.2,
         ),
     }  # fmt: skip
