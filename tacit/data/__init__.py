@@ -1,6 +1,17 @@
-from tacit.data.batches import Batches, unvisited
+from tacit.data.batches import Batches, epoch_order, unvisited
 from tacit.data.open import match_classes, open_source, open_splits
 from tacit.data.picture import Cut, Picture
 from tacit.data.source import Source, mix
 
-__all__ = ["Batches", "Cut", "Picture", "Source", "match_classes", "mix", "open_source", "open_splits", "unvisited"]
+__all__ = [
+    "Batches",
+    "Cut",
+    "Picture",
+    "Source",
+    "epoch_order",
+    "match_classes",
+    "mix",
+    "open_source",
+    "open_splits",
+    "unvisited",
+]

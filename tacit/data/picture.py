@@ -33,7 +33,11 @@ EXTENSIONS = frozenset(
     ]
 )
 ORIENTATION = 0x0112  # the EXIF tag
-RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+RESAMPLE = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 SIGNATURES = {
     b"<": "HTML or XML",
     b"PK": "a zip",

@@ -13,24 +13,44 @@ from tacit.encoders.positions import sincos_2d, sincos_positions_
 from tacit.encoders.resolution import at_size, trained_windows
 from tacit.encoders.sizes import any_size, pad, refused, step, token_grid
 from tacit.encoders.storage import describe, like, load, read_description, save, write_tensors
+from tacit.encoders.targets import TARGETS, build_targets, target_problems
+from tacit.encoders.token_features import TokenFeatures
+from tacit.encoders.tokenizers import (
+    DVAE,
+    PatchCodes,
+    Tokenizer,
+    dvae_inputs,
+    dvae_parts,
+    dvae_stride,
+    save_tokenizer,
+)
 from tacit.encoders.topk import topk_attention
-from tacit.encoders.xavier import xavier_
+from tacit.encoders.xavier import truncated_patches_, xavier_
 
 __all__ = [
+    "DVAE",
     "MEAN_PATCH",
     "NEIGHBOURS",
     "SMALL",
+    "TARGETS",
     "Encoder",
     "Initialised",
     "MaskTokens",
+    "PatchCodes",
+    "TokenFeatures",
+    "Tokenizer",
     "any_size",
     "at_size",
     "build",
+    "build_targets",
     "by_size",
     "crop_problems",
     "depth_of",
     "depth_problems",
     "describe",
+    "dvae_inputs",
+    "dvae_parts",
+    "dvae_stride",
     "embed",
     "encode_tokens",
     "encode_visible",
@@ -48,16 +68,19 @@ __all__ = [
     "read_description",
     "refused",
     "save",
+    "save_tokenizer",
     "set_drop_path",
     "set_neighbours",
     "set_norm_eps",
     "sincos_2d",
     "sincos_positions_",
     "step",
+    "target_problems",
     "to_transformers",
     "token_grid",
     "topk_attention",
     "trained_windows",
+    "truncated_patches_",
     "uniform_drop_path",
     "view_by_view",
     "visible_ids",

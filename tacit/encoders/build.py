@@ -10,7 +10,7 @@ from timm.layers import PatchEmbed
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import nn
 
-from tacit.encoders import cvt, geometry, sk_resnet, vil  # noqa: F401 sk_resnet tells timm its names
+from tacit.encoders import cvt, dvae, geometry, sk_resnet, vil  # noqa: F401 dvae, sk_resnet tell timm their names
 from tacit.encoders.encoder import (
     MEAN_PATCH,
     Encoder,
@@ -66,6 +66,8 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     vil.vil_2262_esvit.__name__: ("vil_2262_esvit", {}),
     "uni2_h": ("vit_giant_patch14_reg4_dinov2", {"depth": 24, "reg_tokens": 8}),  # UNI 2's ViT-H/14
+    "dvae_mini": ("dall_e_dvae", {"hidden": 32, "blocks": 1, "stride": 4}),
+    "vit_tiny_12h": ("deit_tiny_patch16_224", {"num_heads": 12}),  # CAE's smallest, and as the next
     "vit_small_12h": ("deit_small_patch16_224", {"num_heads": 12}),  # MoCo v3's ViT-S
 }  # fmt: skip
 

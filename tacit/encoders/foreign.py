@@ -52,7 +52,7 @@ class Transformers(Foreign):
         return "class token after the last norm" if self.trunk.has_class_token else "transformers' pooled output"
 
     def fresh(self) -> Encoder:
-        return Transformers(_library().AutoModel.from_config(self.trunk.model.config), self.inputs)
+        return Transformers(transformers_library().AutoModel.from_config(self.trunk.model.config), self.inputs)
 
 
 class _Trunk(nn.Module):
@@ -106,8 +106,8 @@ def read_transformers(folder: Path) -> Transformers:
     Raises:
         DataError: no weights or no description of the inputs. UsageError: no vision model. MissingExtra.
     """
-    library = _library()
-    inputs = _inputs(folder)
+    library = transformers_library()
+    inputs = inputs_of(folder)
     shown = library.utils.logging.is_progress_bar_enabled()
     library.utils.logging.disable_progress_bar()
     try:
@@ -125,7 +125,7 @@ def read_transformers(folder: Path) -> Transformers:
     return Transformers(model, inputs).eval()
 
 
-def _library() -> Any:
+def transformers_library() -> Any:
     try:
         import transformers
     except ImportError as error:
@@ -133,7 +133,7 @@ def _library() -> Any:
     return transformers
 
 
-def _inputs(folder: Path) -> Inputs:
+def inputs_of(folder: Path) -> Inputs:
     """What the image processor does, as ours."""
     card, config = read_json(folder / CARD), read_json(folder / "config.json")
     if card is None:

@@ -22,7 +22,7 @@ from tacit.encoders.names import from_transformers
 from tacit.encoders.positions import sincos_positions_
 from tacit.encoders.programs import FILES, SUFFIXES, read_program
 from tacit.encoders.resolution import at_size
-from tacit.encoders.xavier import xavier_
+from tacit.encoders.xavier import truncated_patches_, xavier_
 from tacit.errors import DataError, Unknown, UsageError
 from tacit.run import atomic, read_json, write_json
 from tacit.views import Inputs
@@ -31,6 +31,7 @@ FORMAT = 1
 STARTS = {
     "xavier": xavier_,
     "xavier_qkv": partial(xavier_, split_qkv=True),
+    "truncated_patches": truncated_patches_,
     "sincos_row": partial(sincos_positions_, first="row"),
     "sincos_column": partial(sincos_positions_, first="column"),
 }

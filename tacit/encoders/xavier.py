@@ -33,3 +33,19 @@ def xavier_(encoder: Encoder, *, split_qkv: bool = False) -> Encoder:
             module.bias.zero_()
     encoder.start = (*encoder.start, "xavier_qkv" if split_qkv else "xavier")
     return encoder
+
+
+@torch.no_grad()
+def truncated_patches_(encoder: Encoder) -> Encoder:
+    """Draw the patch projection and the class token from a normal of .02 cut off at +-.02 (BEiT, CAE); bias 0.
+
+    Returns:
+        The encoder.
+    """
+    projection = encoder.trunk.patch_embed.proj
+    for tensor in (projection.weight, encoder.trunk.cls_token):
+        nn.init.trunc_normal_(tensor, std=0.02, a=-0.02, b=0.02)
+    if projection.bias is not None:
+        nn.init.zeros_(projection.bias)
+    encoder.start = (*encoder.start, "truncated_patches")
+    return encoder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -74,6 +75,13 @@ class Method(nn.Module):
 
     def after_init(self) -> None:
         """Once, when the encoder's weights have been replaced by `--init`: let its copies follow."""
+
+    def look(self, batches: Iterator[list[dict[str, Tensor]]]) -> None:
+        """Once, before the first step of a new run: what is to be learned of the data before anything is trained.
+
+        `batches` are as `loss` gets them, of the records in the order of the first epoch, and are read as they are
+        asked for. What is learned here is kept in buffers, which checkpoints hold.
+        """
 
     def before_step(self, progress: Progress) -> None:
         """Once an optimiser step, before its first micro-batch."""

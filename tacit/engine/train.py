@@ -6,16 +6,18 @@ import logging
 import signal
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tacit import encoders
-from tacit.data import Batches, Source, unvisited
+from tacit.data import Batches, Source, epoch_order, unvisited
 from tacit.distributed import rank
 from tacit.engine.bad import BadFiles
 from tacit.engine.checkpoints import AtomicCheckpointIO
@@ -37,6 +39,9 @@ from tacit.views import Views, collate, finish
 for _name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module=r"lightning\.")
+
+
+GLANCE = 64  # records that a method looks at at once, before it begins
 
 
 class Prepared(NamedTuple):
@@ -66,6 +71,9 @@ def prepare(
         initialised = encoders.initialise(module.method.encoder, plan.init)
         module.method.after_init()
     loader = make_loader(source, settings, plan, module, start=start, steps=steps if take is None else take)
+    if not start and cls.look is not Method.look:
+        torch.manual_seed(plan.seed)
+        module.method.look(glances(loader.dataset, module, plan))
     check_memory(module, loader.dataset, settings, plan)
     loggers = open_loggers(settings.loggers, plan.run, start) if take is None else []
     return Prepared(module, loader, start, initialised, loggers)
@@ -191,6 +199,16 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if plan.workers else None,
     )
+
+
+def glances(dataset: Views, module: Training, plan: Plan) -> Iterator[list[dict[str, Tensor]]]:
+    """Views of the records, each once, in the order of the first epoch; the same on every device."""
+    order = [(0, int(index)) for index in epoch_order(dataset.source, plan.seed, 0)]
+    parts = [order[i : i + GLANCE] for i in range(0, len(order), GLANCE)]
+    loader = DataLoader(
+        dataset, batch_sampler=parts, num_workers=plan.workers, collate_fn=collate, worker_init_fn=_quiet_worker
+    )
+    return (finish(batch, module.pipelines) for batch in loader)
 
 
 def _quiet_worker(_: int) -> None:

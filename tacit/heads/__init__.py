@@ -1,17 +1,25 @@
 from tacit.heads.decoder import TokenDecoder, decoder_problems
+from tacit.heads.dvae import DVAEDecoder, convolution
 from tacit.heads.mlp import mlp
 from tacit.heads.pixel_decoder import PixelDecoder
 from tacit.heads.pixels import pixel_head
 from tacit.heads.projection import PROJECTIONS, projection
 from tacit.heads.prototypes import PrototypeHead, Prototypes
+from tacit.heads.regressor import LatentDecoder, LatentRegressor, hold_key_biases, latent_projection
 
 __all__ = [
     "PROJECTIONS",
+    "DVAEDecoder",
+    "LatentDecoder",
+    "LatentRegressor",
     "PixelDecoder",
     "PrototypeHead",
     "Prototypes",
     "TokenDecoder",
+    "convolution",
     "decoder_problems",
+    "hold_key_biases",
+    "latent_projection",
     "mlp",
     "pixel_head",
     "projection",

@@ -9,11 +9,11 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 
-def decoder_problems(width: int, heads: int) -> list[str]:
+def decoder_problems(width: int, heads: int, name: str = "decoder") -> list[str]:
     """Why a decoder cannot have that width and so many heads, in the words of the settings; empty when it can."""
     if width % 4 == 0 and width % heads == 0:
         return []
-    return [f"decoder_width = {width}: must be a multiple of 4, for its positions, and of decoder_heads = {heads}."]
+    return [f"{name}_width = {width}: must be a multiple of 4, for its positions, and of {name}_heads = {heads}."]
 
 
 class TokenDecoder(nn.Module):

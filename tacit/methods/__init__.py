@@ -26,6 +26,8 @@ METHODS = {
     "vicreg": "tacit.methods.image.vicreg:VICReg",
     "mae": "tacit.methods.image.mae:MAE",
     "mixed_ae": "tacit.methods.image.mixed_ae:MixedAE",
+    "cae": "tacit.methods.image.cae:CAE",
+    "dvae": "tacit.methods.image.dvae:DiscreteVAE",
     "gmml": "tacit.methods.image.gmml:GMML",
     "sit": "tacit.methods.image.sit:SiT",
 }

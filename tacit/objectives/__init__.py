@@ -1,6 +1,7 @@
 from tacit.objectives.clustering import assignment_entropy, sinkhorn
 from tacit.objectives.contrastive import batch_info_nce, info_nce, nt_xent
 from tacit.objectives.decorrelation import covariance, invariance, variance
+from tacit.objectives.discrete import divergence_from_uniform, logit_laplace
 from tacit.objectives.distillation import across_views, masked_cross_entropy, sharpen, soft_cross_entropy
 from tacit.objectives.homologous import homologous_contrast, homologous_share
 from tacit.objectives.order import ORDERS, arranged, order_accuracies, order_loss, preferred
@@ -12,12 +13,13 @@ from tacit.objectives.reconstruction import (
     normalise_windows,
     patchify,
     repainted,
+    repainted_picture,
     to_pixels,
     unpatchify,
     window_statistics,
 )
 from tacit.objectives.regions import across_regions, best_match, region_cross_entropy
-from tacit.objectives.regression import normalised_mse
+from tacit.objectives.regression import cosine_distance, normalised_mse
 from tacit.objectives.spreading import koleo
 from tacit.objectives.uncertainty import FORMS, uncertain
 
@@ -30,13 +32,16 @@ __all__ = [
     "assignment_entropy",
     "batch_info_nce",
     "best_match",
+    "cosine_distance",
     "covariance",
     "denormalise_patches",
+    "divergence_from_uniform",
     "homologous_contrast",
     "homologous_share",
     "info_nce",
     "invariance",
     "koleo",
+    "logit_laplace",
     "masked_cross_entropy",
     "masked_l1",
     "masked_mean",
@@ -50,6 +55,7 @@ __all__ = [
     "preferred",
     "region_cross_entropy",
     "repainted",
+    "repainted_picture",
     "sharpen",
     "sinkhorn",
     "soft_cross_entropy",

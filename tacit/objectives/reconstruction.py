@@ -48,6 +48,13 @@ def repainted(images: Tensor, mask: Tensor, predicted: Tensor, patch: int, norma
     return {name: unpatchify(x, patch, rows, cols) for name, x in shown.items()}
 
 
+def repainted_picture(images: Tensor, mask: Tensor, picture: Tensor) -> dict[str, Tensor]:
+    """`repainted` with a whole picture [B, C, h, w] of any size, prepared alike, in the place of predicted patches."""
+    hidden = to_pixels(mask, images)
+    picture = F.interpolate(picture.float(), images.shape[2:], mode="bilinear")
+    return {"input": images, "masked": images.masked_fill(hidden, 0), "reconstruction": images.where(~hidden, picture)}
+
+
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of `values` where `mask` is True, of the whole batch as one; 0 if it is nowhere. Both [B, ...], one shape
     or broadcast to it; in float32."""

@@ -22,3 +22,8 @@ def normalised_mse(p: Tensor, z: Tensor, *, stop_gradient: bool = True) -> Tenso
         z = z.detach() if stop_gradient else z
         p, z = F.normalize(p.float(), dim=1), F.normalize(z.float(), dim=1)
         return (2 - 2 * (p * z).sum(1)).mean()
+
+
+def cosine_distance(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Mean of 1 - cosine over all vectors: both [..., D]; from 0, the same direction, to 2. In float32 (CAE v2)."""
+    return 1 - F.cosine_similarity(predictions.float(), targets.float(), dim=-1).mean()

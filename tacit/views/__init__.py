@@ -3,12 +3,23 @@ from tacit.views.corruption import Blocks, Corrupted, Spoiled, corruption_proble
 from tacit.views.crop import Crop, View
 from tacit.views.dataset import Plain, Views, collate, finish
 from tacit.views.inputs import IMAGENET_MEAN, IMAGENET_STD, Inputs, input_spec
-from tacit.views.masks import Masked, Sampler, block_mask, block_problems, random_mask, ratio_problems, sometimes_blocks
+from tacit.views.masks import (
+    Masked,
+    Sampler,
+    block_mask,
+    block_problems,
+    count_problems,
+    exact_mask,
+    random_mask,
+    ratio_problems,
+    sometimes_blocks,
+)
 from tacit.views.mixing import Mixable, mixture
 from tacit.views.mixup import mixed
 from tacit.views.multi_crop import augmented_multi_crop, equal_multi_crop, masked_multi_crop, multi_crop
 from tacit.views.pair import SIT_PAIRS, sit_pair, unlike_pair
 from tacit.views.random import rng
+from tacit.views.rendering import Rendering, rendered_twice
 from tacit.views.turns import Turned
 
 __all__ = [
@@ -22,6 +33,7 @@ __all__ = [
     "Masked",
     "Mixable",
     "Plain",
+    "Rendering",
     "Sampler",
     "Spoiled",
     "Turned",
@@ -32,8 +44,10 @@ __all__ = [
     "block_problems",
     "collate",
     "corruption_problems",
+    "count_problems",
     "equal_multi_crop",
     "erase",
+    "exact_mask",
     "finish",
     "input_spec",
     "masked_multi_crop",
@@ -43,6 +57,7 @@ __all__ = [
     "rand_augment",
     "random_mask",
     "ratio_problems",
+    "rendered_twice",
     "rng",
     "sit_pair",
     "sometimes_blocks",

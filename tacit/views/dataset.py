@@ -23,7 +23,8 @@ REPLACEMENT = 1 << 40  # a view number no method has, for draws of a replacement
 class Views(Dataset):
     """`self[(epoch, index)]`: the crops of a record, one a view, with the parameters of what is still to be done.
 
-    A view reads the picture its `field` names, `image` unless it says another. A record that cannot be read is replaced
+    A view reads the picture its `field` names, `image` unless it says another, and draws by its number, or by that of
+    the view that its `of` names (see `Rendering`). A record that cannot be read is replaced
     by another, drawn from (seed, epoch, index) alone, and reported in `bad`.
 
     Raises:
@@ -33,6 +34,7 @@ class Views(Dataset):
     def __init__(self, source: Source, views: Sequence[View], seed: int):
         self.source, self.views, self.seed = source, list(views), seed
         self.fields = [getattr(view, "field", "image") for view in views]
+        self.numbers = [getattr(view, "of", number) for number, view in enumerate(views)]
         if missing := sorted({field for field in self.fields if field not in source.fields}):
             raise DataError(
                 f"{source.title or 'The data'} has no {' and no '.join(missing)} beside each picture, which the method "
@@ -67,7 +69,7 @@ class Views(Dataset):
         distinct = list(dict.fromkeys(self.fields))
         record = self.source.record(index, distinct)
         params = []
-        for number, (view, field) in enumerate(zip(self.views, self.fields, strict=True)):
+        for number, view, field in zip(self.numbers, self.views, self.fields, strict=True):
             picture = record[field]
             params.append(view.draw(rng(self.seed, epoch, index, number), picture.height, picture.width))
         crops: list[Any] = [None] * len(params)

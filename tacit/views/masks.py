@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,13 @@ def random_mask(rng: np.random.Generator, rows: int, cols: int, *, ratio: float,
     return hidden.reshape(high, wide).repeat(unit, 0).repeat(unit, 1)
 
 
+def counted_mask(rng: np.random.Generator, rows: int, cols: int, *, count: int) -> np.ndarray:
+    """`count` patches, each as likely as any other."""
+    hidden = np.zeros(rows * cols, dtype=bool)
+    hidden[rng.permutation(rows * cols)[:count]] = True
+    return hidden.reshape(rows, cols)
+
+
 def ratio_problems(ratio: float, patches: int, setting: str = "mask_ratio") -> list[str]:
     """Why `random_mask` with that ratio leaves nothing visible, or nothing hidden, of so many patches; or empty."""
     visible = int(patches * (1 - ratio))
@@ -43,7 +51,7 @@ def ratio_problems(ratio: float, patches: int, setting: str = "mask_ratio") -> l
 
 def block_mask(
     rng: np.random.Generator, rows: int, cols: int, *, count: int, smallest: int = 4, largest: int | None = None,
-    aspect: tuple[float, float] = (0.3, 1 / 0.3), tries: int = 10,
+    aspect: tuple[float, float] = (0.3, 1 / 0.3), tries: int | None = 10,
 ) -> np.ndarray:  # fmt: skip
     """Rectangles that may overlap, until `count` patches are hidden (Bao et al. 2021, BEiT, algorithm 1).
 
@@ -52,13 +60,14 @@ def block_mask(
     Where `tries` in a row do not fit, a little less than `count` is hidden; never more.
 
     Args:
+        tries: nothing to go on until it is exactly `count` (BEiT's code, CAE).
         largest: patches of one rectangle at most; half of the grid by default (DINOv2).
     """
     largest = rows * cols // 2 if largest is None else largest
     hidden = np.zeros((rows, cols), dtype=bool)
     low, high = (math.log(a) for a in aspect)
     left, failed = count, 0
-    while left > 0 and failed < tries:
+    while left > 0 and (tries is None or failed < tries):
         limit = min(left, largest)
         area = smallest + (limit - smallest) * rng.random()
         shape = math.exp(low + (high - low) * rng.random())
@@ -100,6 +109,24 @@ def block_problems(grid: int, ratio: tuple[float, float], smallest: int) -> list
             f"patches has room for {(grid - 1) ** 2}. Take smaller patches, larger inputs or a smaller mask_block."
         )
     return found
+
+
+def exact_mask(count: int, smallest: int | None) -> Sampler:
+    """A sampler that hides just `count` patches: in blocks of `smallest` and more (BEiT), or each by itself (None)."""
+    if smallest is None:
+        return partial(counted_mask, count=count)
+    return partial(block_mask, count=count, smallest=smallest, largest=count, tries=None)
+
+
+def count_problems(grid: int, ratio: float, smallest: int) -> list[str]:
+    """Why int(ratio patches) of grid x grid cannot be hidden, in blocks of `smallest` or more; empty when they can."""
+    count, patches = int(grid**2 * ratio), grid**2
+    if not 0 < count < patches:
+        return [
+            f"mask_ratio = {ratio:g}: hides {count} of {patches} patches, and both hidden and visible ones are needed. "
+            + ("Set mask_ratio=0.5." if patches > 1 else "Choose a larger size or a smaller patch.")
+        ]
+    return [line for line in block_problems(grid, (ratio, ratio), smallest) if line.startswith("mask_block")]
 
 
 @dataclass(frozen=True)
