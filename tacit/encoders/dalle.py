@@ -44,7 +44,10 @@ def read_released(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             with torch.serialization.safe_globals([(_Shell, name) for name in SHELLS]):
                 found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be read safely as DALL-E's encoder: {str(error)[:300]}") from error
+        raise DataError(
+            f"{path} cannot be read safely as DALL-E's encoder ({type(error).__name__}: {str(error)[:120]}). If you "
+            "trust it, load it yourself and save its state dict: torch.save(model.state_dict(), 'encoder.pt')"
+        ) from error
     state = dict(_tensors(found)) if isinstance(found, _Shell) else found
     if not isinstance(state, dict) or not {"blocks.input.w", "blocks.output.conv.w"} <= state.keys():
         held = ", ".join(itertools.islice(map(str, state), 3)) if isinstance(state, dict) else type(state).__name__

@@ -208,7 +208,8 @@ def glances(dataset: Views, module: Training, plan: Plan) -> Iterator[list[dict[
     loader = DataLoader(
         dataset, batch_sampler=parts, num_workers=plan.workers, collate_fn=collate, worker_init_fn=_quiet_worker
     )
-    return (finish(batch, module.pipelines) for batch in loader)
+    for batch in loader:
+        yield finish(batch, module.pipelines)
 
 
 def _quiet_worker(_: int) -> None:

@@ -44,6 +44,9 @@ PROTOCOLS = {
         standard.run_linear_sgd, needs_encoder=True, slow="it trains through the encoder for many epochs",
         known={"preset": PRESETS},
     ),
+    "attentive": Protocol(
+        standard.run_attentive, needs_encoder=True, slow="it trains through the encoder for many epochs"
+    ),
     "fine_tune": Protocol(
         standard.run_fine_tune, needs_encoder=True, slow="it trains the whole encoder",
         known={"recipe": RECIPES, "precision": CHOICES},

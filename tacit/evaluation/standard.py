@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from tacit.evaluation import resume
+from tacit.evaluation.attentive import PAPER, attentive, heads_of
 from tacit.evaluation.clinical import binary_scores, choose_threshold, multi_class_scores
 from tacit.evaluation.fine_tune import RECIPES, fine_tune
 from tacit.evaluation.knn import knn_sweep
@@ -89,6 +90,27 @@ def run_linear_sgd(
                 "grid": [f.grid for f in found],
             }
     return [task.over_seeds("linear_sgd", [f.predicted == task.test.y for f in found], said)]
+
+
+def run_attentive(
+    task: Task, *, epochs: int = 0, batch_size: int = 0, lr: float = 0.0, heads: int = 0, seeds: int = 1
+) -> list[Score]:
+    """One learned query that attends to all tokens of the frozen encoder, and a linear layer (CAE); 0 for the paper's
+    own, of `heads` the encoder's."""
+    changes = {"epochs": epochs, "batch_size": batch_size, "lrs": (lr,) if lr else ()}
+    chosen = fit_into(replace(PAPER, **{name: value for name, value in changes.items() if value}), task.train.source)
+    right = []
+    for seed in range(task.seed, task.seed + seeds):
+        found = attentive(
+            task.encoder, task.train.source, task.test.source, classes=task.classes, preset=chosen, heads=heads,
+            seed=seed, workers=task.workers, device=task.device, progress=task.tell("attentive"),
+        )  # fmt: skip
+        right.append(found.predicted == torch.from_numpy(task.test.source.labels[found.index.numpy()]))
+    said = {
+        "epochs": chosen.epochs, "batch_size": chosen.batch_size, "lr": chosen.lrs[0],
+        "heads": heads_of(task.encoder, heads), "feature": "all tokens, by a learned query", "encoder_mode": "eval",
+    }  # fmt: skip
+    return [task.over_seeds("attentive", right, said)]
 
 
 def run_fine_tune(

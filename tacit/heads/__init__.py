@@ -5,10 +5,11 @@ from tacit.heads.pixel_decoder import PixelDecoder
 from tacit.heads.pixels import pixel_head
 from tacit.heads.projection import PROJECTIONS, projection
 from tacit.heads.prototypes import PrototypeHead, Prototypes
-from tacit.heads.regressor import LatentDecoder, LatentRegressor, hold_key_biases, latent_projection
+from tacit.heads.regressor import CrossAttention, LatentDecoder, LatentRegressor, hold_key_biases, latent_projection
 
 __all__ = [
     "PROJECTIONS",
+    "CrossAttention",
     "DVAEDecoder",
     "LatentDecoder",
     "LatentRegressor",

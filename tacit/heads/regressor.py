@@ -69,8 +69,7 @@ class LatentRegressor(nn.Module):
         width = positions.shape[1]
         self.register_buffer("positions", positions, persistent=False)
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, width), std=0.02, a=-0.02, b=0.02))
-        rates = torch.linspace(0, drop_path, depth).tolist()
-        self.blocks = nn.ModuleList(RegressorBlock(width, heads, layer_scale, rate) for rate in rates)
+        self.blocks = nn.ModuleList(RegressorBlock(width, heads, layer_scale, p) for p in _rates(drop_path, depth))
         self.norm = nn.LayerNorm(width, eps=EPS) if norm else nn.Identity()
         _xavier(self)
 
@@ -100,8 +99,8 @@ class LatentDecoder(nn.Module):
         norm, scale = partial(nn.LayerNorm, eps=EPS), layer_scale or None
         self.blocks = nn.Sequential(
             *(
-                Block(width, heads, qkv_bias=True, init_values=scale, drop_path=rate, norm_layer=norm)
-                for rate in torch.linspace(0, drop_path, depth).tolist()
+                Block(width, heads, qkv_bias=True, init_values=scale, drop_path=p, norm_layer=norm)
+                for p in _rates(drop_path, depth)
             )
         )
         self.norm = norm(width)
@@ -116,6 +115,10 @@ class LatentDecoder(nn.Module):
 def latent_projection(width: int, to: int) -> nn.Module:
     """Linear and LayerNorm from the encoder's width to the regressor's; nothing where they are the same."""
     return nn.Identity() if width == to else _xavier(nn.Sequential(nn.Linear(width, to), nn.LayerNorm(to, eps=EPS)))
+
+
+def _rates(last: float, depth: int) -> list[float]:
+    return [last * i / max(depth - 1, 1) for i in range(depth)]
 
 
 def _xavier(module: nn.Module) -> nn.Module:

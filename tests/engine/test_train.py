@@ -429,3 +429,16 @@ def test_a_polite_kill_saves_and_is_a_failure_to_the_queue(digits, tmp_path, mon
     with pytest.raises(RunFailed, match=r"Stopped at step \d+ of 20, saved"):
         pretrain(digits, tmp_path / "run")
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_a_method_may_look_at_the_data_before_it_begins_and_not_again(digits, tmp_path, monkeypatch):
+    from tacit.methods.image.moby import MoBY
+
+    seen = []
+    monkeypatch.setattr(MoBY, "look", lambda self, batches: seen.append([len(views[0]["image"]) for views in batches]))
+    how = {"preset": "small", "batch_size": 16, "workers": 0, "quiet": True, "encoder": "vit_mini"}
+    changes = ["size=16", "patch=8", "hidden=24", "out=16", "queue_size=64", "save_every=0.01"]
+    tacit.pretrain("moby", digits, tmp_path / "run", steps=2, set=changes, **how)
+    assert seen == [[64, 64, 64, 8]]  # each record once
+    tacit.pretrain("moby", digits, tmp_path / "run", steps=2, set=changes, resume=True, **how)
+    assert len(seen) == 1
