@@ -104,10 +104,10 @@ def test_an_encoder_that_changes_is_called_out(encoder, digits, monkeypatch):
     encoder.trunk.norm.weight.data.copy_(kept)
 
 
-def test_it_is_asked_for_by_name(digits):
+def test_it_is_asked_for_by_name(encoder, digits):
     assert evaluation.parse("attentive:epochs=2:lr=1.5").options == {"epochs": 2, "lr": 1.5}
     spec = "attentive:epochs=1:batch_size=80:lr=2"
-    result = tacit.evaluate("vit_mini:random", digits, protocol=spec, workers=0, cache=False)
+    result = tacit.evaluate(encoder, digits, protocol=spec, workers=0, cache=False)
     assert [r["of"] for r in result["results"]] == ["run", "random-init"]
     said = result["results"][0]["settings"]
     assert (said["epochs"], said["batch_size"], said["lr"], said["heads"]) == (1, 80, 2.0, 4)
