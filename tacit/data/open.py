@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tacit.data import episodes
+from tacit.data import episodes, exams
 from tacit.data.archive import Members, index_tars, index_zip
 from tacit.data.folder import Files, index_folder
 from tacit.data.index import Index
@@ -40,7 +40,8 @@ def open_source(
             a pattern or folder of them (WebDataset), a .parquet or .arrow file or a folder of them, a .csv, .tsv,
             .json or .jsonl that lists files,
             `hub:NAME` or `hub:NAME:SPLIT`, `episodes:PATH` or `episodes:PATH:first=1000,edges=drop` (see
-            `episodes.Options`) for frames in their order, a .npy file or an array of images [N, H, W(, C)], a
+            `episodes.Options`) for frames in their order, `exams:PATH` or `exams:PATH:plane=sagittal` (see
+            `exams.Options`) for slices of exams, a .npy file or an array of images [N, H, W(, C)], a
             `datasets.Dataset`.
         channels: channels of the pictures.
         labels: "auto" takes labels where there are any, None leaves them out; a list of columns of a table takes those,
@@ -164,6 +165,8 @@ def _open(data: Any, channels: int, cache: str | os.PathLike | None) -> Source:
         return _of_rows(load_rows(None, "hub", name, split or None), name, channels)
     if text.startswith(episodes.PREFIX):
         return _open_episodes(text[len(episodes.PREFIX) :], channels, cache)
+    if text.startswith(exams.PREFIX):
+        return _open_exams(text[len(exams.PREFIX) :], channels, cache)
     path = Path(text)
     if any(c in text for c in "*?{[") and not path.exists():
         return _open_pattern(text, channels, cache)
@@ -198,9 +201,7 @@ def _open(data: Any, channels: int, cache: str | os.PathLike | None) -> Source:
 def _open_episodes(text: str, channels: int, cache: str | os.PathLike | None) -> Source:
     """Stacks of frames; the class of a stack is the first-level folder of its episode, where there are any."""
     path, options = episodes.Options.parse(text)
-    if not path.is_dir():
-        trouble = "is a single file. Give the folder it lies in." if path.exists() else f"does not exist.{_near(path)}"
-        raise DataError(f"{path} {trouble}")
+    _check_folder(path)
     store = episodes.open_episodes(path, options, channels, cache)
     counts = np.diff(store.ends, prepend=0)
     names = store.index.table.column("name").to_pylist()
@@ -212,6 +213,28 @@ def _open_episodes(text: str, channels: int, cache: str | os.PathLike | None) ->
         store, channels, None if found is None else np.repeat(found[0], counts), None if found is None else found[1],
         episodes.fingerprint(store), skipped=[(n, r) for n, r in store.index.facts["skipped"]], notes=notes,
     )  # fmt: skip
+
+
+def _open_exams(text: str, channels: int, cache: str | os.PathLike | None) -> Source:
+    """Slices, grouped by patient where that is known and else by exam; each exam has the same share of an epoch."""
+    path, options = exams.Options.parse(text)
+    _check_folder(path)
+    store, notes = exams.open_exams(path, options, cache)
+    names, counts = store.column("exam"), np.diff(store.ends, prepend=0)
+    _, of, series = np.unique(names, return_inverse=True, return_counts=True)
+    patients = store.column("patient")
+    return Source(
+        store, channels, None, None, store.fingerprint(), skipped=[(n, r) for n, r in store.index.facts["skipped"]],
+        notes=notes, groups=np.repeat(np.where(patients == "", names, patients), counts),
+        sided=store.of_slices("plane") == "sagittal", weights=tuple((1 / series[of]).tolist()),
+        starts=tuple((store.ends - counts).tolist()), lengths=tuple(counts.tolist()),
+    )  # fmt: skip
+
+
+def _check_folder(path: Path) -> None:
+    if not path.is_dir():
+        trouble = "is a single file. Give the folder it lies in." if path.exists() else f"does not exist.{_near(path)}"
+        raise DataError(f"{path} {trouble}")
 
 
 def _open_folder(path: Path, channels: int, cache: str | os.PathLike | None) -> Source:

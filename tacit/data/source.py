@@ -49,7 +49,9 @@ class Source:
     notes:       what a user should know of how the data was read
     targets:     what a table says of the records beyond their class, or None
     groups:      [N] of names that belong together (a patient, an exam), or None
-    weights:     of the parts of a mixture, which start at `starts` and hold `lengths` records
+    sided:       [N] bool, records whose mirror image is another thing (a sagittal slice), which no view flips; or None
+    weights:     of the parts of a mixture, which start at `starts` and hold `lengths` records; of exams each is a part,
+                 so that long ones are not seen more often
     """
 
     store: Store
@@ -62,6 +64,7 @@ class Source:
     notes: list[str] = field(default_factory=list)
     targets: Targets | None = None
     groups: np.ndarray | None = None
+    sided: np.ndarray | None = None
     weights: tuple[float, ...] | None = None
     starts: tuple[int, ...] = ()
     lengths: tuple[int, ...] = ()
@@ -105,6 +108,7 @@ class Source:
             title=self.title,
             targets=None if self.targets is None else self.targets.select(rows),
             groups=None if self.groups is None else self.groups[rows],
+            sided=None if self.sided is None else self.sided[rows],
             fingerprint=f"{self.fingerprint}[{hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest()}]",
         )
 
@@ -177,6 +181,9 @@ def mix(sources: Sequence[Source], weights: Sequence[float] | None = None) -> So
     titles = [s.title.rstrip("/") for s in sources]
     titles = [t if titles.count(t) == 1 else f"{t}({i + 1})" for i, t in enumerate(titles)]
     same = all(s.labels is not None and s.classes == sources[0].classes for s in sources)
+    grouped = all(s.groups is not None for s in sources)
+    sided = any(s.sided is not None for s in sources)
+    parts = _parts(sources, weights, starts)
     return Source(
         store=_Joined([s.store for s in sources], titles, starts),
         channels=sources[0].channels,
@@ -185,7 +192,30 @@ def mix(sources: Sequence[Source], weights: Sequence[float] | None = None) -> So
         fingerprint="+".join(s.fingerprint for s in sources),
         skipped=[(f"{t}/{name}", reason) for t, s in zip(titles, sources, strict=True) for name, reason in s.skipped],
         notes=list(dict.fromkeys(note for s in sources for note in s.notes)),
-        weights=tuple(weights) if weights is not None else None,
-        starts=tuple(int(s) for s in starts[:-1]),
-        lengths=tuple(len(s) for s in sources),
+        groups=np.concatenate([np.char.add(f"{t}/", s.groups) for t, s in zip(titles, sources, strict=True)])
+        if grouped
+        else None,
+        sided=np.concatenate([np.zeros(len(s), bool) if s.sided is None else s.sided for s in sources])
+        if sided
+        else None,
+        **parts,
     )
+
+
+def _parts(sources: Sequence[Source], weights: Sequence[float] | None, starts: np.ndarray) -> dict[str, tuple]:
+    """Weights, starts and lengths of the parts of all, where any source has parts of its own, or there are weights."""
+    if weights is None and all(s.weights is None for s in sources):
+        return {
+            "weights": None,
+            "starts": tuple(int(s) for s in starts[:-1]),
+            "lengths": tuple(len(s) for s in sources),
+        }
+    found: list[tuple[float, int, int]] = []
+    for source, weight, first in zip(sources, weights or [len(s) for s in sources], starts[:-1].tolist(), strict=True):
+        if source.weights is None:
+            found.append((weight, first, len(source)))
+        else:
+            share = weight / sum(source.weights)
+            own = zip(source.weights, source.starts, source.lengths, strict=True)
+            found += [(share * w, first + start, length) for w, start, length in own]
+    return dict(zip(("weights", "starts", "lengths"), zip(*found, strict=True), strict=True))

@@ -30,6 +30,7 @@ METHODS = {
     "dvae": "tacit.methods.image.dvae:DiscreteVAE",
     "gmml": "tacit.methods.image.gmml:GMML",
     "sit": "tacit.methods.image.sit:SiT",
+    "sb_ssl": "tacit.methods.image.sb_ssl:SBSSL",
 }
 
 

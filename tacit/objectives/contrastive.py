@@ -29,7 +29,7 @@ def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float) 
         return F.cross_entropy(logits, target)
 
 
-def batch_info_nce(query: Tensor, key: Tensor, temperature: float) -> Tensor:
+def batch_info_nce(query: Tensor, key: Tensor, temperature: float, groups: Tensor | None = None) -> Tensor:
     """InfoNCE whose negatives are the keys of the batch, in one direction (Chen, Xie and He 2021, algorithm 1).
 
     Args:
@@ -37,6 +37,7 @@ def batch_info_nce(query: Tensor, key: Tensor, temperature: float) -> Tensor:
         key: [B, D], of any length, normalised here; row n is the positive of query n, the other rows of all ranks are
             its negatives. No gradient reaches the keys.
         temperature: divides every similarity; the loss is multiplied by twice that.
+        groups: [B] int64; the keys of other records of a query's group (slices of its exam) are no negatives of it.
 
     Returns:
         `2t` times the mean over B of `-log(exp(q·k/t) / Σ_m exp(q·k_m/t))`, in float32.
@@ -44,7 +45,11 @@ def batch_info_nce(query: Tensor, key: Tensor, temperature: float) -> Tensor:
     with torch.autocast(query.device.type, enabled=False):
         query, keys = F.normalize(query.float(), dim=1), gather(F.normalize(key.detach().float(), dim=1))
         target = torch.arange(len(query), device=query.device) + _first(query)
-        return 2 * temperature * F.cross_entropy(query @ keys.T / temperature, target)
+        logits = query @ keys.T / temperature
+        if groups is not None:
+            kin = groups[:, None] == gather(groups)
+            logits = logits.masked_fill(kin.scatter(1, target[:, None], False), -torch.inf)
+        return 2 * temperature * F.cross_entropy(logits, target)
 
 
 def nt_xent(a: Tensor, b: Tensor, temperature: float, *, across_ranks: bool = True) -> Tensor:

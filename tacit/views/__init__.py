@@ -20,7 +20,7 @@ from tacit.views.multi_crop import augmented_multi_crop, equal_multi_crop, maske
 from tacit.views.pair import SIT_PAIRS, sit_pair, unlike_pair
 from tacit.views.random import rng
 from tacit.views.rendering import Rendering, rendered_twice
-from tacit.views.turns import Turned
+from tacit.views.turns import Tilted, Turned
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -36,6 +36,7 @@ __all__ = [
     "Rendering",
     "Sampler",
     "Spoiled",
+    "Tilted",
     "Turned",
     "View",
     "Views",

@@ -113,7 +113,10 @@ class Corrupted(Around):
     donor:   from the same place of another record's clean crop. Which row of the batch is a number in [0, 1) of the
              record; it may be its own, and is then masked and unchanged
 
-    share:   most of the area that is overwritten (see `Blocks.cover`); donor_share: the same from a donor, 0 for none.
+    share:   most of the area that is overwritten (see `Blocks.cover`); donor_share: the same from a donor, 0 for none
+    grey:    noise is the same in all channels, for pictures that are
+    apart:   donors are of another group of records (another exam) where the batch holds one; the number [B] of each
+             record's group is then in `group`
 
     Raises:
         UsageError: shares that the blocks cannot cover, or nothing to overwrite with.
@@ -123,10 +126,16 @@ class Corrupted(Around):
     fills: tuple[str, ...] = ("noise",)
     share: float = 0.75
     donor_share: float = 0.3
+    grey: bool = False
+    apart: bool = False
 
     def __post_init__(self):
         if wrong := corruption_problems(self.blocks, self.fills, self.share, self.donor_share, self.inputs.size):
             raise UsageError(" ".join(wrong))  # it might draw blocks for ever
+
+    @property
+    def grouped(self) -> bool:
+        return self.apart
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -148,16 +157,21 @@ class Corrupted(Around):
         found = self.crop.finish(images, params)
         clean, mask = found["image"], params["mask"][:, None]
         aliens = torch.zeros_like(clean)
+        group = params.get("group", torch.arange(len(clean), device=clean.device)) if self.apart else None
         for number, kind in enumerate(self.kinds):
             rows = (params["kind"] == number).nonzero().flatten()
             if kind == "noise":
-                aliens[rows] = gaussian(params["seed"][rows], clean[0].numel()).view(-1, *clean.shape[1:])
+                drawn = clean[0, :1] if self.grey else clean[0]
+                aliens[rows] = (
+                    gaussian(params["seed"][rows], drawn.numel()).view(-1, *drawn.shape).expand_as(clean[rows])
+                )
             elif kind == "donor":
-                aliens[rows] = clean[row_of(params["donor"][rows], len(clean))]
+                aliens[rows] = clean[row_of(params["donor"][rows], len(clean), rows, group)]
             elif kind == "copy":
                 source = params["source"][rows].flatten(1)[:, None].expand(-1, clean.shape[1], -1).long()
                 aliens[rows] = clean[rows].flatten(2).gather(2, source).view(-1, *clean.shape[1:])
-        return found | {"image": torch.where(mask, aliens, clean), "clean": clean, "mask": mask}
+        told = {} if group is None else {"group": group}
+        return found | {"image": torch.where(mask, aliens, clean), "clean": clean, "mask": mask} | told
 
 
 @dataclass(frozen=True)
@@ -245,9 +259,18 @@ def copied_from(rng: np.random.Generator, size: int, places: list[Place], align:
     return source
 
 
-def row_of(share: Tensor, rows: int) -> Tensor:
-    """Which of `rows` rows numbers in [0, 1) pick, each equally likely."""
-    return (share * rows).long().clamp_max(rows - 1)
+def row_of(share: Tensor, rows: int, own: Tensor | None = None, group: Tensor | None = None) -> Tensor:
+    """Which of `rows` rows numbers [R] in [0, 1) pick, each equally likely.
+
+    With the groups [rows] of all and the picking rows' `own` numbers [R]: among those of another group, if any is.
+    """
+    if group is None:
+        return (share * rows).long().clamp_max(rows - 1)
+    free = group[own, None] != group  # [R, rows]
+    free |= ~free.any(1, keepdim=True)
+    count = free.sum(1)
+    place = (share * count).long().clamp_max(count - 1)
+    return (free.cumsum(1) <= place[:, None]).sum(1)
 
 
 def gaussian(seed: Tensor, count: int) -> Tensor:

@@ -24,6 +24,7 @@ class View(Protocol):
     name: str
     inputs: Inputs
     field: str  # the picture of the record it reads; `image` where there is no such attribute
+    grouped: bool  # whether it is told the record's group; not where there is no such attribute
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, Any]:
         """Everything random about this view of a picture of that size."""
@@ -166,6 +167,10 @@ class Around:
     @property
     def field(self) -> str:
         return self.crop.field
+
+    @property
+    def grouped(self) -> bool:
+        return getattr(self.crop, "grouped", False)
 
     def notes(self) -> list[str]:
         return self.crop.notes()

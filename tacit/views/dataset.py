@@ -24,8 +24,10 @@ class Views(Dataset):
     """`self[(epoch, index)]`: the crops of a record, one a view, with the parameters of what is still to be done.
 
     A view reads the picture its `field` names, `image` unless it says another, and draws by its number, or by that of
-    the view that its `of` names (see `Rendering`). A record that cannot be read is replaced
-    by another, drawn from (seed, epoch, index) alone, and reported in `bad`.
+    the view that its `of` names (see `Rendering`). One that is `grouped` gets the number of the record's group as a
+    parameter, or the record's own where there are no groups. No view flips a record whose mirror image is another thing
+    (`Source.sided`). A record that cannot be read is replaced by another, drawn from (seed, epoch, index) alone, and
+    reported in `bad`.
 
     Raises:
         DataError: a view reads a picture that the records do not have.
@@ -38,9 +40,12 @@ class Views(Dataset):
         if missing := sorted({field for field in self.fields if field not in source.fields}):
             raise DataError(
                 f"{source.title or 'The data'} has no {' and no '.join(missing)} beside each picture, which the method "
-                "compares. Give episodes of frames: --data episodes:FOLDER"
+                "compares. Give episodes of frames: --data episodes:FOLDER, or exams of slices: --data exams:FOLDER"
             )
         self._bad: dict[int, str] = {}
+        self._group = None
+        if source.groups is not None and any(getattr(view, "grouped", False) for view in self.views):
+            self._group = np.unique(source.groups, return_inverse=True)[1]
 
     def __len__(self) -> int:
         return len(self.source)
@@ -71,7 +76,12 @@ class Views(Dataset):
         params = []
         for number, view, field in zip(self.numbers, self.views, self.fields, strict=True):
             picture = record[field]
-            params.append(view.draw(rng(self.seed, epoch, index, number), picture.height, picture.width))
+            drawn = view.draw(rng(self.seed, epoch, index, number), picture.height, picture.width)
+            if self.source.sided is not None and self.source.sided[index]:
+                drawn["flip"] = False
+            if getattr(view, "grouped", False):
+                drawn["group"] = int(index if self._group is None else self._group[index])
+            params.append(drawn)
         crops: list[Any] = [None] * len(params)
         for field in distinct:  # each picture is decoded once
             numbers = [n for n, other in enumerate(self.fields) if other == field]

@@ -124,3 +124,21 @@ def test_the_batchs_losses_are_float32_inside_an_autocast_region(loss):
         inside = loss(a, b, 0.2)
     assert inside.dtype == torch.float32
     torch.testing.assert_close(inside, loss(a, b, 0.2), rtol=0, atol=0)
+
+
+def test_records_of_the_same_group_are_no_negatives():
+    q, k = wave(6, 5, phase=0.1), wave(6, 5, phase=1.1)
+    apart = batch_info_nce(q, k, 0.2)
+    torch.testing.assert_close(batch_info_nce(q, k, 0.2, torch.arange(6)), apart)
+    groups = torch.tensor([0, 0, 0, 1, 1, 2])
+    a, b = F.normalize(q, dim=1), F.normalize(k, dim=1)
+    terms = []
+    for i in range(6):
+        left = [j for j in range(6) if j == i or groups[j] != groups[i]]
+        terms.append((torch.logsumexp(a[i] @ b[left].T / 0.2, 0) - a[i] @ b[i] / 0.2) * 0.4)
+    torch.testing.assert_close(batch_info_nce(q, k, 0.2, groups), torch.stack(terms).mean())
+    q.requires_grad_()
+    one = batch_info_nce(q, k, 0.2, torch.zeros(6, dtype=torch.long))
+    one.backward()
+    assert one == 0  # nothing to be pushed from
+    assert not q.grad.any()

@@ -268,3 +268,39 @@ def test_the_blurred_rectangle_keeps_its_mean_of_a_plain_colour_and_loses_contra
             assert a.std(dim=(1, 2)).mean() < 0.6 * b.std(dim=(1, 2)).mean()
             calmer += 1
     assert calmer >= 5
+
+
+def test_donors_are_of_another_group_each_equally_often():
+    group = torch.tensor([4, 4, 4, 9, 9, 2])
+    rows = torch.tensor([0, 3, 5]).repeat_interleave(3000)
+    picked = row_of(torch.arange(3000).repeat(3) / 3000, 6, rows, group)
+    counts = [torch.bincount(picked[rows == row], minlength=6).tolist() for row in (0, 3, 5)]
+    assert counts == [[0, 0, 0, 1000, 1000, 1000], [750, 750, 750, 0, 0, 750], [600, 600, 600, 600, 600, 0]]
+    one = torch.zeros(4, dtype=torch.long)
+    share = torch.tensor([0.0, 0.3, 0.6, 0.9])
+    assert torch.equal(row_of(share, 4, torch.arange(4), one), row_of(share, 4))  # where there is no other
+
+
+def test_pixels_of_donors_come_from_other_exams_only():
+    spec = input_spec(8)
+    view = Corrupted(Crop(spec, whole=True, flip=0.0), Blocks(largest=0.6), (), 0.5, 0.5, apart=True)
+    drawn = [view.draw(rng(0, 0, i, 0), 8, 8) for i in range(40)]
+    params = {
+        name: torch.from_numpy(np.stack([np.asarray(d[name]) for d in drawn])) for name in drawn[0] if name != "order"
+    }
+    group = torch.arange(40) // 10
+    images = (group * 50).to(torch.uint8)[:, None, None, None].expand(40, 3, 8, 8).contiguous()
+    found = view.finish(images, params | {"group": group})
+    assert torch.equal(found["mask"].expand_as(found["image"]), found["image"] != found["clean"])
+    assert torch.equal(found["group"], group)
+    alone = view.finish(images, params)["group"]  # records without groups are groups of one
+    assert torch.equal(alone, torch.arange(40))
+
+
+def test_grey_noise_is_the_same_in_all_channels():
+    spec = input_spec(8, mean=(0.3,) * 3, std=(0.2,) * 3)
+    for grey in (True, False):
+        view = Corrupted(Crop(spec), Blocks(largest=0.6), ("noise",), donor_share=0.0, grey=grey)
+        records = Views(open_source(np.full((3, 9, 9), 90, np.uint8)), [view], 0)
+        image = finish(collate([records[(0, i)] for i in range(3)]), [view])[0]["image"]
+        assert bool((image[:, 0] == image[:, 1]).all()) is grey

@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tacit import encoders
-from tacit.engine import Method, Progress, Recipe, Step
+from tacit.engine import Method, Progress, Recipe, Step, restoring_signals
 from tacit.heads import PixelDecoder
 from tacit.objectives import masked_l1
 from tacit.settings import again, setting
@@ -137,17 +136,8 @@ class GMML(Method):
         terms = {"global": self.l1(images[:2], views[:2])}
         if len(views) > 2:
             terms["local"] = self.l1(images[2:], views[2:])
-        # Nothing keeps features away from a common direction, so what tells records apart is what is left of them
-        # about their mean.
-        about_mean = [F.normalize((x - x.mean(0)).detach().float(), dim=1) for x in features[:2]]
         nothing = self.l1([torch.zeros_like(x) for x in images[:2]], views[:2])
-        signals = {
-            "features": features[0].detach(),
-            "embeddings": torch.cat(about_mean),
-            "positives": torch.cat(about_mean[::-1]),
-            "metric/l1_of_mean_colour": terms["global"].detach() / nothing,
-        }
-        return Step(terms, signals)
+        return Step(terms, restoring_signals(*features[:2], terms["global"], nothing))
 
     @torch.no_grad()
     def reconstructions(self, views: list[dict[str, Tensor]]) -> dict[str, Tensor]:
