@@ -14,6 +14,7 @@ __all__ = [
     "compare",
     "embed",
     "evaluate",
+    "exams",
     "export",
     "finetune",
     "predict",

@@ -132,7 +132,9 @@ def pretrain(
     method: Annotated[str | None, typer.Argument(help="A published system; see `tacit methods`.")] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Folder, .zip, .tar, .parquet, .arrow, .npy, hub:NAME or episodes:FOLDER; again to mix."),
+        typer.Option(
+            help="Folder, .zip, .tar, .parquet, .arrow, .npy, hub:NAME, episodes:FOLDER or exams:FOLDER; again to mix."
+        ),
     ] = None,
     out: Annotated[str | None, typer.Option(help="The run folder, new or (with --resume) begun.")] = None,
     encoder: Annotated[
@@ -428,6 +430,63 @@ def bags(
 
 
 @app.command()
+def exams(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN|ENCODER...", help="As for evaluate; one, or one for each of --planes in their order."
+        ),
+    ],
+    data: Annotated[str, typer.Option(help="A folder of exams: MRNet's layout, .npy, NIfTI or DICOM series.")],
+    label: Annotated[
+        str,
+        typer.Option(
+            metavar="TASK|FILE.csv", help="Exams and their labels, 0 and 1; of MRNet abnormal, acl or meniscus."
+        ),
+    ],
+    planes: Annotated[
+        str | None, typer.Option(metavar="PLANE,…", help="Of axial, coronal and sagittal. [default: all there are]")
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="The label, of a table with several. [default: label]")] = None,
+    out: Annotated[str | None, typer.Option(help="A new folder for exams.json and predictions.csv.")] = None,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="small: for one CPU; small_tuned: the encoder too; frozen and paper: the same at full width."
+        ),
+    ] = "small",
+    fuse: Annotated[
+        str, typer.Option(help="Planes together by logistic regression on their probabilities, or on their cls.")
+    ] = "probabilities",
+    max_exams: Annotated[int | None, typer.Option(help="Exams to learn from. [default: all]")] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="The same encoder at random initialisation beside it.")
+    ] = True,
+    seed: Seed = 0,
+    workers: Workers = None,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep embeddings for the next time.")] = True,
+    json: Json = False,
+) -> None:
+    """Tell exams apart by their slices: a transformer over them, beside their mean and maximum.
+
+    Example: tacit exams runs/knee --data MRNet/ --label acl --planes sagittal --out acl/
+    """
+    from tacit import api
+
+    with _bar() as progress:
+        result = api.exams(
+            what if len(what) > 1 else what[0], data, label, planes=_names(planes), column=column, out=out,
+            recipe=recipe, fuse=fuse, max_exams=max_exams, baselines=baselines, seed=seed, workers=workers,
+            cache=cache, progress=progress,
+        )  # fmt: skip
+    if json:
+        print(api.to_json(result))
+        return
+    _show_exams(result)
+    _say_bad(result["bad_files"])
+
+
+@app.command()
 def finetune(
     what: Annotated[str, typer.Argument(metavar="RUN|ENCODER", help="A run folder, an encoder folder or a timm name.")],
     data: Annotated[str, typer.Option(help="Labelled data, as for evaluate; test/ inside is for scoring alone.")],
@@ -634,6 +693,40 @@ def _show_rehearsal(result: dict) -> None:
         f"precision {result['precision']}; a step took {result['step_time']:.2f} s, so the run about "
         f"{result['estimated_time']}\npeak memory {result['peak_memory_text']}. Nothing was written."
     )
+
+
+def _show_exams(result: dict) -> None:
+    of = {}
+    for row in result["results"]:
+        of.setdefault((row["of"], row["plane"], row["head"]), {})[row["metric"]] = row
+    wanted = ("auroc", "accuracy", "sensitivity", "specificity")
+
+    def said(row: dict | None) -> str:
+        return f"{row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})" if row else ""
+
+    _show_table(
+        ["of", "plane", "by", *wanted],
+        [[name, plane, head, *(said(found.get(m)) for m in wanted)] for (name, plane, head), found in of.items()],
+    )
+    for row in result["differences"]:
+        print(f"AUROC over {row['of']}, {row['plane'] or 'all'}, {row['head']}: {row['value']:+.3f} "
+              f"({row['low']:+.3f} to {row['high']:+.3f})")  # fmt: skip
+    ones, over = result["positives"], "patients" if result["patients"] else "exams"
+    print(
+        f"{result['train']:,} exams to learn from ({ones['train']:,} positive), {result['test']:,} to test on "
+        f"({ones['test']:,} positive): {result['split']}. Intervals: 95 %, bootstrap over {over}; one test exam is "
+        f"{1 / result['test']:.3f} of accuracy."
+    )
+    for row in result["results"]:
+        if row["of"] == "slice count" and not row["low"] <= 0.5 <= row["high"]:
+            print(f"The number of slices alone tells exams apart, {row['plane']}: AUROC {said(row)}.", file=sys.stderr)
+    if result["transduction"]:
+        print("The encoder saw the slices of the test exams, without labels, when it was pre-trained.", file=sys.stderr)
+    for name, what in (("missing", "of the table have no series"), ("unlabelled", "have no label"),
+                       ("incomplete", "lack a plane")):  # fmt: skip
+        if found := result[name]:
+            more = ", …" if len(found) > 5 else ""
+            print(f"left out: {len(found):,} exams {what}: {', '.join(found[:5])}{more}", file=sys.stderr)
 
 
 def _say_accuracy(result: dict) -> None:

@@ -53,8 +53,8 @@ def test_help_loads_nothing_heavy():
 @pytest.mark.parametrize(
     "verb",
     [
-        "", "audit", "pretrain", "evaluate", "compare", "transfer", "embed", "bags", "finetune", "predict", "export",
-        "report", "methods",
+        "", "audit", "pretrain", "evaluate", "compare", "transfer", "embed", "bags", "exams", "finetune", "predict",
+        "export", "report", "methods",
     ],
 )  # fmt: skip
 def test_every_help_has_a_sentence_and_an_example(verb, tacit_):

@@ -1,3 +1,4 @@
+from tacit.heads.aggregator import Aggregator, padded
 from tacit.heads.decoder import TokenDecoder, decoder_problems
 from tacit.heads.dvae import DVAEDecoder, convolution
 from tacit.heads.mlp import mlp
@@ -9,6 +10,7 @@ from tacit.heads.regressor import CrossAttention, LatentDecoder, LatentRegressor
 
 __all__ = [
     "PROJECTIONS",
+    "Aggregator",
     "CrossAttention",
     "DVAEDecoder",
     "LatentDecoder",
@@ -22,6 +24,7 @@ __all__ = [
     "hold_key_biases",
     "latent_projection",
     "mlp",
+    "padded",
     "pixel_head",
     "projection",
 ]
