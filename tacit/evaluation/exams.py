@@ -264,7 +264,8 @@ def fuse(planes: Sequence[Trained], labels: np.ndarray, fit: np.ndarray, held: n
 
 def score_exams(
     exams: ExamSet, encoders: dict[str, dict[str, Encoder]], *, recipe: Recipe, fusion: str = "probabilities",
-    seed: int = 0, workers: int = 0, cache: bool = True, progress: Callable[[str, int, int], None] | None = None,
+    seed: int = 0, workers: int = 0, cache: bool = True, resamples: int = 2000,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
     """Scores of every encoder, head and plane, and of the planes together; and what each said of every test exam.
 
@@ -315,16 +316,18 @@ def score_exams(
         if len(exams.sources) > 1:
             for head, several in found.items():
                 said[of, FUSED, head] = fuse(several, exams.labels, fit, held, fusion)
-    results = [row for key, p in said.items() for row in _scored(key, p, exams, held, shuffled.get(key), seed)]
+    results = [
+        row for key, p in said.items() for row in _scored(key, p, exams, held, shuffled.get(key), seed, resamples)
+    ]
     for plane, rows in exams.rows.items():
         count = np.array([len(r) for r in rows], dtype=np.float64)
-        found = _interval(exams, _wins(exams, count), seed)
+        found = _interval(exams, _wins(exams, count), seed, resamples)
         results += _rows(("slice count", plane, "number of slices"), ["auroc"], found)
     differences = []
     for (of, plane, head), p in said.items():
         if of != "run" and ("run", plane, head) in said:
             gain = _wins(exams, said["run", plane, head]) - _wins(exams, p)
-            differences += _rows((of, plane, head), ["auroc"], _interval(exams, gain, seed))
+            differences += _rows((of, plane, head), ["auroc"], _interval(exams, gain, seed, resamples))
     for row in (*results, *differences):
         row["n"] = len(test)
     rows = [
@@ -347,12 +350,14 @@ def _embedded(encoder, source, exams, plane, feature, workers, cache, tell, bad)
     return records, [found.x[torch.from_numpy(at[rows])] for rows in records]
 
 
-def _scored(key, p: np.ndarray, exams: ExamSet, held: np.ndarray, shuffled: np.ndarray | None, seed: int) -> list[dict]:
+def _scored(
+    key, p: np.ndarray, exams: ExamSet, held: np.ndarray, shuffled: np.ndarray | None, seed: int, resamples: int
+) -> list[dict]:
     cuts = (0.5, choose_threshold(p[held], exams.labels[held]))
     hits = [(p >= cut) == (exams.labels == 1) for cut in cuts]
-    rows = _rows(key, METRICS, _interval(exams, _wins(exams, p), seed, hits))
+    rows = _rows(key, METRICS, _interval(exams, _wins(exams, p), seed, resamples, hits))
     if shuffled is not None:
-        rows += _rows(key, ["auroc_shuffled"], _interval(exams, _wins(exams, shuffled), seed))
+        rows += _rows(key, ["auroc_shuffled"], _interval(exams, _wins(exams, shuffled), seed, resamples))
     return rows
 
 
@@ -363,7 +368,7 @@ def _wins(exams: ExamSet, score: np.ndarray) -> np.ndarray:
     return (up > down) + 0.5 * (up == down)
 
 
-def _interval(exams: ExamSet, wins: np.ndarray, seed: int, hits: Sequence[np.ndarray] = ()) -> tuple:
+def _interval(exams: ExamSet, wins: np.ndarray, seed: int, resamples: int, hits: Sequence[np.ndarray] = ()) -> tuple:
     """(values, lows, highs): the AUROC, then accuracy, sensitivity and specificity of each of `hits` [E].
 
     A resample is how often each test exam is drawn; none is ranked anew."""
@@ -379,7 +384,7 @@ def _interval(exams: ExamSet, wins: np.ndarray, seed: int, hits: Sequence[np.nda
                 found += [count @ hit / count.sum(), up @ hit[one] / up.sum(), down @ hit[~one] / down.sum()]
         return found
 
-    return bootstrap_groups(np.arange(len(one)), exams.groups[exams.test], every, seed=seed)
+    return bootstrap_groups(np.arange(len(one)), exams.groups[exams.test], every, resamples=resamples, seed=seed)
 
 
 def _rows(key: tuple[str, str, str], metrics: Sequence[str], found: tuple) -> list[dict[str, Any]]:

@@ -206,7 +206,9 @@ def test_planes_together():
 def test_scores_of_planes_heads_and_baselines(knees, encoder):
     task = read_exams(knees, "acl")
     by_plane = dict.fromkeys(task.sources, encoder)
-    result, rows = score_exams(task, {"run": by_plane, "random-init": by_plane}, recipe=QUICK, cache=False)
+    result, rows = score_exams(
+        task, {"run": by_plane, "random-init": by_plane}, recipe=QUICK, cache=False, resamples=60
+    )
     keys = {(r["of"], r["plane"], r["head"]) for r in result["results"]}
     heads = ("transformer", "mean", "max")
     expected = {(of, p, h) for of in ("run", "random-init") for p in ("axial", "sagittal", "fused") for h in heads}
