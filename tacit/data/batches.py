@@ -24,8 +24,21 @@ def epoch_order(source: Source, seed: int, epoch: int) -> np.ndarray:
     return rng.permutation(np.concatenate(parts))
 
 
-class Batches(Sampler[list[tuple[int, int]]]):
+def times_before(order: np.ndarray) -> np.ndarray:
+    """How often each entry of `order` [N] stands in it before: [N]."""
+    by = order.argsort(kind="stable")
+    place = np.arange(len(order))
+    new = np.diff(order[by], prepend=-1) != 0
+    found = np.empty_like(place)
+    found[by] = place - np.maximum.accumulate(np.where(new, place, 0))
+    return found
+
+
+class Batches(Sampler[list[tuple[int, ...]]]):
     """Micro-batches of `(epoch, index)` for one device, from step `start_step` to `total_steps`.
+
+    Where a record may come several times in an epoch, in a weighted mixture, they are `(epoch, index, times before)`,
+    so that it is not seen alike.
 
     A step's global batch is cut into `accumulate` micro-batches and each of these into one part a device, so that the
     records of step s are the same, in the same order, however many share the work. The last, short batch of an epoch
@@ -53,17 +66,18 @@ class Batches(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return (self.total_steps - self.start_step) * self.accumulate
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order = -1, None
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
+        epoch, columns = -1, []
         part = self.batch_size // (self.accumulate * self.world)
         for step in range(self.start_step, self.total_steps):
             if step // self.steps_per_epoch != epoch:
                 epoch = step // self.steps_per_epoch
                 order = epoch_order(self.source, self.seed, epoch)
+                columns = [order] if self.source.weights is None else [order, times_before(order)]
             first = step % self.steps_per_epoch * self.batch_size
             for micro in range(self.accumulate):
                 start = first + (micro * self.world + self.rank) * part
-                yield [(epoch, int(i)) for i in order[start : start + part]]
+                yield [(epoch, *key) for key in zip(*(c[start : start + part].tolist() for c in columns), strict=True)]
 
 
 def unvisited(source: Source, *, batch_size: int, seed: int, total_steps: int) -> np.ndarray:

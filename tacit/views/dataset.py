@@ -23,6 +23,8 @@ REPLACEMENT = 1 << 40  # a view number no method has, for draws of a replacement
 class Views(Dataset):
     """`self[(epoch, index)]`: the crops of a record, one a view, with the parameters of what is still to be done.
 
+    A third number in the key is how often the record came before in the epoch; other crops are drawn each time.
+
     A view reads the picture its `field` names, `image` unless it says another, and draws by its number, or by that of
     the view that its `of` names (see `Rendering`). One that is `grouped` gets the number of the record's group as a
     parameter, or the record's own where there are no groups. No view flips a record whose mirror image is another thing
@@ -50,13 +52,13 @@ class Views(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        epoch, wanted = key
-        bad = []
+    def __getitem__(self, key: tuple[int, int] | tuple[int, int, int]) -> dict[str, Any]:
+        epoch, wanted, *again = key
+        repeat, bad = sum(again), []
         for attempt in range(TRIES):
-            index = wanted if not attempt else self._another(epoch, wanted, attempt)
+            index = wanted if not attempt else self._another(epoch, wanted, repeat, attempt)
             try:
-                return {**self._read(epoch, index), "bad": bad}
+                return {**self._read(epoch, index, repeat), "bad": bad}
             except BadRecord as error:
                 self._bad[index] = str(error)
                 bad.append((index, self.source.name(index), str(error)))
@@ -65,10 +67,10 @@ class Views(Dataset):
             "Is the folder what you meant, and is its disk still there?"
         )
 
-    def _another(self, epoch: int, index: int, attempt: int) -> int:
-        return int(rng(self.seed, epoch, index, REPLACEMENT + attempt).integers(len(self.source)))
+    def _another(self, epoch: int, index: int, repeat: int, attempt: int) -> int:
+        return int(rng(self.seed, epoch, index, REPLACEMENT + attempt, repeat).integers(len(self.source)))
 
-    def _read(self, epoch: int, index: int) -> dict[str, Any]:
+    def _read(self, epoch: int, index: int, repeat: int) -> dict[str, Any]:
         if index in self._bad:
             raise BadRecord(self._bad[index])
         distinct = list(dict.fromkeys(self.fields))
@@ -76,7 +78,7 @@ class Views(Dataset):
         params = []
         for number, view, field in zip(self.numbers, self.views, self.fields, strict=True):
             picture = record[field]
-            drawn = view.draw(rng(self.seed, epoch, index, number), picture.height, picture.width)
+            drawn = view.draw(rng(self.seed, epoch, index, number, repeat), picture.height, picture.width)
             if self.source.sided is not None and self.source.sided[index]:
                 drawn["flip"] = False
             if getattr(view, "grouped", False):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 
-def rng(seed: int, epoch: int, index: int, view: int) -> np.random.Generator:
-    """A counter-based generator; the same four numbers give the same draws in any process and any order."""
-    return np.random.Generator(np.random.Philox(key=[seed % 2**64, index], counter=[0, 0, epoch, view]))
+def rng(seed: int, epoch: int, index: int, view: int, repeat: int = 0) -> np.random.Generator:
+    """A counter-based generator; the same numbers give the same draws in any process and any order.
+
+    repeat: how often the record came before in the epoch, of mixtures in which it may.
+    """
+    return np.random.Generator(np.random.Philox(key=[seed % 2**64, index], counter=[0, repeat, epoch, view]))

@@ -53,6 +53,18 @@ def test_weights_are_the_shares_of_every_epoch():
         mix([source(10), source(30)], weights=[1])
 
 
+def test_a_record_that_comes_again_in_an_epoch_is_known_to():
+    both = mix([source(4), source(12)], weights=[3, 1])  # each of the four comes three times
+    keys = [key for b in Batches(both, batch_size=4, seed=1, total_steps=8) for key in b]
+    assert len(set(keys)) == 32
+    for at in (0, 1):
+        seen = [(i, before) for e, i, before in keys if e == at]
+        assert sorted(seen)[:12] == [(i, before) for i in range(4) for before in range(3)]
+        assert {before for i, before in seen if i >= 4} == {0}
+        first = {i: [before for j, before in seen if j == i] for i in range(4)}
+        assert all(before == [0, 1, 2] for before in first.values())
+
+
 def test_what_no_step_visits():
     seen = {i for b in stream(total_steps=2) for _, i in b}
     missing = unvisited(source(), batch_size=8, seed=3, total_steps=2)

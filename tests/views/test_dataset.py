@@ -39,6 +39,15 @@ def test_the_two_views_and_the_next_epoch_differ(digits):
     assert first["label"] == 0
 
 
+def test_a_record_is_not_seen_alike_when_it_comes_again_in_an_epoch(digits):
+    data = Views(open_source(digits, channels=1), VIEWS, 0)
+    first, again = data[(0, 7)], data[(0, 7, 1)]
+    assert data[(0, 7, 0)]["params"] == first["params"]
+    assert again["index"] == 7
+    assert again["params"][0] != first["params"][0]
+    assert again["params"][1] != first["params"][1]
+
+
 def broken_copy(digits, tmp_path, bad: int):
     import shutil
 
