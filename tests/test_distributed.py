@@ -17,7 +17,7 @@ from tacit.distributed import (
     sum_over_ranks,
     world_size,
 )
-from tacit.objectives import batch_info_nce, covariance, invariance, nt_xent, sinkhorn, variance
+from tacit.objectives import assigned, batch_info_nce, covariance, invariance, me_max, nt_xent, sinkhorn, variance
 from tacit.teachers import Center, EmbeddingQueue
 
 
@@ -83,6 +83,8 @@ def parallel_results() -> dict[str, Tensor]:
         "joint": weight_gradient(lambda z: joint(gather_with_grad(z)), x),
         "center": centered(x),
         "sinkhorn": gather(sinkhorn(x, iterations=2)),
+        "assigned": gather(assigned(x, 0.3, rounds=2)),
+        "me_max": weight_gradient(lambda z: me_max(z.softmax(1)), x),
         "batch_info_nce": weight_gradient(lambda z: batch_info_nce(z, x[:, :3], 0.2), x),
         "batch_info_nce value": mean_over_ranks(batch_info_nce(x, x.roll(1, 1), 0.2)),
         "nt_xent": weight_gradient(lambda z: nt_xent(z, z.roll(1, 1), 0.2), x),

@@ -15,8 +15,8 @@ from tacit.teachers import TaughtHead
 
 
 @dataclass(frozen=True)
-class Distilling(Recipe):
-    """DINO's values; methods change the defaults."""
+class Taught(Recipe):
+    """DINO's values, but for what keeps targets from collapse; methods change the defaults."""
 
     lr: float = again(Recipe, "lr", 5e-4)
     lr_batch: int = again(Recipe, "lr_batch", 256)
@@ -43,23 +43,29 @@ class Distilling(Recipe):
     teacher_temperature: float = setting(0.04, "divides the teacher's logits, once warm", low=1e-3)
     teacher_temperature_start: float = setting(0.04, "the same at the start", low=1e-3)
     teacher_temperature_epochs: int = setting(0, "epochs in which it goes from one to the other", low=0)
-    centering: bool = setting(True, "subtract the running mean of the teacher's logits; without it, it collapses")
-    center_momentum: float = setting(0.9, "of that mean", low=0, high=1)
+    center_momentum: float = setting(0.9, "of the running mean of the teacher's logits", low=0, high=1)
     momentum: float = setting(0.996, "of the teacher at the first step; rises to 1 by a cosine", low=0, high=1)
 
 
-def temperature_at(s: Distilling, progress: Progress) -> float:
+@dataclass(frozen=True)
+class Distilling(Taught):
+    """The same, with DINO's centring."""
+
+    centering: bool = setting(True, "subtract the running mean of the teacher's logits; without it, it collapses")
+
+
+def temperature_at(s: Taught, progress: Progress) -> float:
     """The teacher's, step by step; DINO's own rises by the epoch."""
     start, end, epochs = s.teacher_temperature_start, s.teacher_temperature, s.teacher_temperature_epochs
     return linear(progress.epoch, start, end, epochs)
 
 
-def momentum_at(s: Distilling, progress: Progress) -> float:
+def momentum_at(s: Taught, progress: Progress) -> float:
     return cosine(progress.step, progress.steps, s.momentum, 1.0)
 
 
 def taught_head(
-    s: Distilling, width: int, prototypes: int | None = None, bottleneck: int | None = None,
+    s: Taught, width: int, prototypes: int | None = None, bottleneck: int | None = None,
     of: TaughtHead | None = None,
 ) -> TaughtHead:  # fmt: skip
     """A head for features of this width, and its teacher.
@@ -93,7 +99,7 @@ def watched(features: Tensor, z: Tensor, zt: Tensor, targets: Tensor, momentum: 
     }
 
 
-def hold_last_layers(s: Distilling, progress: Progress, *heads: nn.Module) -> None:
+def hold_last_layers(s: Taught, progress: Progress, *heads: nn.Module) -> None:
     """No gradient for the prototypes of these heads while `freeze_last_layer` lasts; for `before_update`."""
     if progress.epoch < s.freeze_last_layer:
         for parameter in (p for head in heads for p in head.last_layer.parameters()):

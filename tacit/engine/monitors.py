@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tacit.evaluation import label_free
@@ -48,6 +49,16 @@ def health(signals: dict[str, Tensor]) -> dict[str, float]:
     known = ("embedding_scale", "momentum", "queue_age")
     values |= {n: s for n, s in signals.items() if n in known or n.startswith("metric/")}
     return {name: float(value) for name, value in values.items()}
+
+
+def about_mean(features: Tensor) -> dict[str, Tensor]:
+    """`embeddings` and `positives` of features [2 B, D] of two views, for methods whose loss compares no records.
+
+    Nothing keeps such features away from a common direction, so what tells records apart is what is left of them about
+    the mean of their view.
+    """
+    about = [F.normalize((x - x.mean(0)).detach().float(), dim=1) for x in features.chunk(2)]
+    return {"embeddings": torch.cat(about), "positives": torch.cat(about[::-1])}
 
 
 @dataclass

@@ -5,7 +5,7 @@ from tacit.heads.mlp import mlp
 from tacit.heads.pixel_decoder import PixelDecoder
 from tacit.heads.pixels import pixel_head
 from tacit.heads.projection import PROJECTIONS, projection
-from tacit.heads.prototypes import PrototypeHead, Prototypes
+from tacit.heads.prototypes import PrototypeHead, PrototypeHeads, Prototypes
 from tacit.heads.regressor import CrossAttention, LatentDecoder, LatentRegressor, hold_key_biases, latent_projection
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "LatentRegressor",
     "PixelDecoder",
     "PrototypeHead",
+    "PrototypeHeads",
     "Prototypes",
     "TokenDecoder",
     "convolution",

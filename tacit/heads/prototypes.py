@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,28 @@ class PrototypeHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last_layer(self.embed(x))
+
+
+class PrototypeHeads(PrototypeHead):
+    """A `PrototypeHead` with several sets of prototypes on one MLP, for images and for patches (MC-SSL; iBOT).
+
+    `last_layer[name]` compares with each; `head(x, name)` is [..., width] -> [..., prototypes[name]]. Without any set
+    the bottleneck alone is used. Fixed gains and a bottleneck of 256 make the prototypes MSN's: uniform within 1/16 at
+    the start and compared by cosine (Assran et al. 2022, official code).
+
+    Args:
+        prototypes: how many of each name. The others are `PrototypeHead`'s.
+    """
+
+    def __init__(self, width: int, prototypes: dict[str, int], *, bottleneck: int = 256, norm_last_layer: bool = True,
+                 **how: Any):  # fmt: skip
+        super().__init__(width, 1, bottleneck=bottleneck, **how)
+        self.last_layer = nn.ModuleDict(
+            {name: WeightNormLinear(bottleneck, n, fixed_gain=norm_last_layer) for name, n in prototypes.items()}
+        )
+
+    def forward(self, x: Tensor, name: str) -> Tensor:
+        return self.last_layer[name](self.embed(x))
 
 
 class Prototypes(nn.Linear):

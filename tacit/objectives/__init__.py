@@ -1,5 +1,5 @@
-from tacit.objectives.clustering import assignment_entropy, sinkhorn
-from tacit.objectives.contrastive import batch_info_nce, info_nce, nt_xent
+from tacit.objectives.clustering import SINKHORN_OF, assigned, assignment_entropy, falling_shares, me_max, sinkhorn
+from tacit.objectives.contrastive import batch_info_nce, info_nce, info_nce_across_views, nt_xent
 from tacit.objectives.decorrelation import covariance, invariance, variance
 from tacit.objectives.discrete import divergence_from_uniform, logit_laplace
 from tacit.objectives.distillation import across_views, masked_cross_entropy, sharpen, soft_cross_entropy
@@ -26,9 +26,11 @@ from tacit.objectives.uncertainty import FORMS, uncertain
 __all__ = [
     "FORMS",
     "ORDERS",
+    "SINKHORN_OF",
     "across_regions",
     "across_views",
     "arranged",
+    "assigned",
     "assignment_entropy",
     "batch_info_nce",
     "best_match",
@@ -36,15 +38,18 @@ __all__ = [
     "covariance",
     "denormalise_patches",
     "divergence_from_uniform",
+    "falling_shares",
     "homologous_contrast",
     "homologous_share",
     "info_nce",
+    "info_nce_across_views",
     "invariance",
     "koleo",
     "logit_laplace",
     "masked_cross_entropy",
     "masked_l1",
     "masked_mean",
+    "me_max",
     "normalise_patches",
     "normalise_windows",
     "normalised_mse",

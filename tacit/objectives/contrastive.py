@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -50,6 +52,17 @@ def batch_info_nce(query: Tensor, key: Tensor, temperature: float, groups: Tenso
             kin = groups[:, None] == gather(groups)
             logits = logits.masked_fill(kin.scatter(1, target[:, None], False), -torch.inf)
         return 2 * temperature * F.cross_entropy(logits, target)
+
+
+def info_nce_across_views(keys: Sequence[Tensor], queries: Sequence[Tensor], temperature: float) -> Tensor:
+    """Every view is a query for the key of every other view: the mean over the pairs (i, v), v != i, of
+    `batch_info_nce(queries[v], keys[i])`, as `across_views` takes them.
+
+    Args:
+        keys: G x [B, D]. queries: V x [B, D], V >= G and at least two; the first G are of the very crops of the keys.
+    """
+    pairs = [(q, k) for i, k in enumerate(keys) for v, q in enumerate(queries) if v != i]
+    return sum(batch_info_nce(q, k, temperature) for q, k in pairs) / len(pairs)
 
 
 def nt_xent(a: Tensor, b: Tensor, temperature: float, *, across_ranks: bool = True) -> Tensor:

@@ -2,6 +2,7 @@ from tacit.views.augment import erase, rand_augment
 from tacit.views.corruption import Blocks, Corrupted, Spoiled, corruption_problems
 from tacit.views.crop import Crop, View
 from tacit.views.dataset import Plain, Views, collate, finish
+from tacit.views.hiding import Hiding, hide, hiding_problems, patches_of
 from tacit.views.inputs import IMAGENET_MEAN, IMAGENET_STD, Inputs, input_spec
 from tacit.views.masks import (
     Masked,
@@ -29,6 +30,7 @@ __all__ = [
     "Blocks",
     "Corrupted",
     "Crop",
+    "Hiding",
     "Inputs",
     "Masked",
     "Mixable",
@@ -50,11 +52,14 @@ __all__ = [
     "erase",
     "exact_mask",
     "finish",
+    "hide",
+    "hiding_problems",
     "input_spec",
     "masked_multi_crop",
     "mixed",
     "mixture",
     "multi_crop",
+    "patches_of",
     "rand_augment",
     "random_mask",
     "ratio_problems",

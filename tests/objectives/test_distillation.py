@@ -144,3 +144,16 @@ def test_targets_of_mixed_images_are_mixed_as_they_are():
                 expected -= (weights @ target * (logits[v] / 0.1).log_softmax(-1)).sum(-1).mean() / 4
     torch.testing.assert_close(across_views(targets, logits, 0.1, shares), expected)
     torch.testing.assert_close(across_views(targets, logits, 0.1, [1.0] * 3), across_views(targets, logits, 0.1))
+
+
+def test_images_count_alike_however_many_of_their_patches_are_hidden():
+    """Cross-entropies 1 and 3 in one image, 5 in the other: (2 + 5) / 2, not 3."""
+    logits = torch.tensor([[0.0, -x] for x in (1.0, 3.0, 5.0)])
+    costs = [math.log(1 + math.exp(-x)) + x for x in (1.0, 3.0, 5.0)]  # of the second of two
+    mask = torch.tensor([[True, True, False], [False, True, False]])
+    targets = torch.tensor([[0.0, 1.0]] * 3)
+    value = masked_cross_entropy(targets, logits, mask, 1.0).item()
+    assert value == pytest.approx(((costs[0] + costs[1]) / 2 + costs[2]) / 2)
+    exact = [torch.logit(torch.tensor(math.exp(-x), dtype=torch.float64)) for x in (1.0, 3.0, 5.0)]
+    of_one_three_five = torch.stack([torch.stack([torch.zeros(()).double(), x]) for x in exact])
+    assert masked_cross_entropy(targets, of_one_three_five, mask, 1.0).item() == pytest.approx(3.5, rel=1e-5)
