@@ -34,6 +34,35 @@ def draw_shots(labels: np.ndarray, shots: int, draws: int, *, classes: int, seed
     return [np.concatenate([order[:shots] for order in _orders(labels, classes, seed, d)]) for d in range(draws)]
 
 
+def draw_positives(
+    present: np.ndarray, shots: int, draws: int, *, seed: int = 0, names: Sequence[str] | None = None
+) -> list[np.ndarray]:
+    """`draws` times the rows of records that hold several classes: of every class `shots` that it is in, all together.
+
+    A class may come with more, where records of another hold it too. Classes in none are left out. Under one seed fewer
+    shots are a part of more. Rows are sorted.
+
+    Args:
+        present: [N, C], 1 where the class is in the record; anything else is not counted. names: of the classes.
+
+    Raises:
+        DataError: a class is in some records, but too few; or all are in none.
+    """
+    counts = (present == 1).sum(0)
+    if not counts.any():
+        raise DataError("No class is in any training record.")
+    fewest = int(np.where(counts > 0, counts, counts.max()).argmin())
+    if counts[fewest] < shots:
+        name = fewest if names is None else names[fewest]
+        raise DataError(f"{shots}-shot needs {shots} training records with every class; {name} is in {counts[fewest]}.")
+    found = []
+    for d in range(draws):
+        rng = np.random.default_rng([seed, d])
+        orders = [rng.permutation(np.flatnonzero(column == 1))[:shots] for column in present.T]
+        found.append(np.unique(np.concatenate(orders)))
+    return found
+
+
 def draw_share(labels: np.ndarray, share: float, draws: int, *, classes: int, seed: int = 0) -> list[np.ndarray]:
     """`draws` times this share of every class's records, at least one of each; smaller shares are parts of larger."""
 

@@ -141,12 +141,14 @@ def fit_one_vs_rest(
 
 
 def multi_label_probe(
-    train: Tensor, targets: Tensor, test: Tensor, *, parts: tuple[np.ndarray, np.ndarray] | None = None, seed: int = 0
-) -> tuple[Tensor, float]:
+    train: Tensor, targets: Tensor, test: Tensor, *, parts: tuple[np.ndarray, np.ndarray] | None = None, seed: int = 0,
+    strength: float | None = None,
+) -> tuple[Tensor, float]:  # fmt: skip
     """Probabilities [M, C] for `test` [M, D] and the strength chosen for them.
 
     As in `linear.logistic`: features standardised by the training set, the strength with the highest mAP on a held-out
-    fifth of it (`hold_out`, or `parts` of it, as `groups.grouped_split` gives them), then a fit on all of it.
+    fifth of it (`hold_out`, or `parts` of it, as `groups.grouped_split` gives them), then a fit on all of it. With
+    `strength` nothing is held out.
 
     Raises:
         DataError: shapes that do not match, features that are no numbers, no class with positives in both parts.
@@ -162,14 +164,15 @@ def multi_label_probe(
             raise DataError(f"Some {which} features are not numbers; find the record that the encoder breaks on.")
     mean, std = train.mean(0), train.std(0, correction=0).clamp_min(1e-6)
     x, x_test = (torch.cat([(f - mean) / std, torch.ones(len(f), 1)], dim=1) for f in (train, test))
-    keep, held = hold_out(targets.numpy(), 0.2, seed) if parts is None else parts
-    scores, start = [], None
-    for strength in reversed(STRENGTHS):
-        start = fit_one_vs_rest(x[keep], targets[keep], strength, start, iterations=60)
-        score = per_class((x[held] @ start).numpy(), targets[held].numpy()).mean
-        scores.append((score, strength))  # ties go to the stronger, which comes first
-    best = max(scores, key=lambda s: s[0])[1]
-    return torch.sigmoid(x_test @ fit_one_vs_rest(x, targets, best)), best
+    if strength is None:
+        keep, held = hold_out(targets.numpy(), 0.2, seed) if parts is None else parts
+        scores, start = [], None
+        for tried in reversed(STRENGTHS):
+            start = fit_one_vs_rest(x[keep], targets[keep], tried, start, iterations=60)
+            score = per_class((x[held] @ start).numpy(), targets[held].numpy()).mean
+            scores.append((score, tried))  # ties go to the stronger, which comes first
+        strength = max(scores, key=lambda s: s[0])[1]
+    return torch.sigmoid(x_test @ fit_one_vs_rest(x, targets, strength)), strength
 
 
 def hold_out(targets: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from tacit.errors import DataError
-from tacit.evaluation import label_free
+from tacit.evaluation import intervals, label_free
 from tacit.evaluation.augmented import augmented_features
 from tacit.evaluation.correspondence import correspondences
+from tacit.evaluation.low_shot import ALONE, draw_positives
 from tacit.evaluation.multi_label import multi_label_probe, per_class
 from tacit.evaluation.regression import errors, ridge
 from tacit.evaluation.task import Score, Task
@@ -38,8 +39,16 @@ def run_ridge(task: Task, *, feature: str = "pooled") -> list[Score]:
     return scores
 
 
-def run_multi_label(task: Task, *, metric: str = "average_precision", feature: str = "pooled") -> list[Score]:
-    """One-vs-rest logistic regression for several labels a record: the mean over the labels of a per-class metric."""
+def run_multi_label(
+    task: Task, *, metric: str = "average_precision", feature: str = "pooled", shots: tuple[int, ...] = (),
+    draws: int = 10,
+) -> list[Score]:  # fmt: skip
+    """One-vs-rest logistic regression for several labels a record: the mean over the labels of a per-class metric.
+
+    `shots`: from so many training records with each label alone, drawn anew `draws` times.
+    """
+    if shots:
+        return [_multi_label_few(task, metric, feature, many, draws, alone=len(shots) == 1) for many in shots]
     train, test = task.x(feature)
     y, truth = task.train.targets, task.test.targets
     parts = task.parts(y)
@@ -50,12 +59,32 @@ def run_multi_label(task: Task, *, metric: str = "average_precision", feature: s
         "l2": strength, "feature": feature, "left_out": list(whole.left_out),
         "per_class": {n: round(float(v), 4) for n, v in zip(names, whole.values, strict=True) if np.isfinite(v)},
     }  # fmt: skip
-    name = "map" if metric == "average_precision" else metric
+    name = _named(metric)
 
     def mean(scores: np.ndarray, targets: np.ndarray) -> float:
         return per_class(scores, targets, metric).mean
 
     return [task.statistic("multi_label", name, (found.numpy(), truth), mean, said, resamples=200)]
+
+
+def _named(metric: str) -> str:
+    return "map" if metric == "average_precision" else metric
+
+
+def _multi_label_few(task: Task, metric: str, feature: str, shots: int, draws: int, *, alone: bool) -> Score:
+    """The mean over draws of few labels. The strength is swept on the drawn records alone; with one it is fixed."""
+    (train, test), y, truth = task.x(feature), task.train.targets, task.test.targets
+    drawn = draw_positives(y, shots, draws, seed=task.seed, names=task.train.source.targets.names)
+    values, strength = [], ALONE if shots == 1 else None
+    for rows in drawn:
+        own = torch.from_numpy(y[rows]).float()
+        found, _ = multi_label_probe(train[torch.from_numpy(rows)], own, test, seed=task.seed, strength=strength)
+        values.append(per_class(found.numpy(), truth, metric).mean)
+    low, high = intervals.over_draws(np.array(values))
+    labelled = float(np.mean([len(rows) for rows in drawn]))
+    said = {"shots": shots, "draws": draws, "labelled": labelled, "feature": feature}
+    name = "multi_label" if alone else f"multi_label:shots={shots}"
+    return Score(name, _named(metric), float(np.mean(values)), low, high, len(test), task.of, said)
 
 
 def run_label_free(task: Task, *, feature: str = "pooled", lidar: bool = True) -> list[Score]:

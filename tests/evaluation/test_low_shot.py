@@ -163,3 +163,41 @@ def test_two_evaluations_share_the_subsets_of_a_folder(digits, tmp_path):
         for s in (0, 5)
     ]
     assert not np.array_equal(plain[0]["run/few_shot/top1"], plain[1]["run/few_shot/top1"])
+
+
+def test_records_of_several_classes_are_drawn_so_that_each_has_its_shots():
+    rng = np.random.default_rng(0)
+    present = (rng.random((200, 4)) < (0.5, 0.3, 0.2, 0.1)).astype(np.int8)
+    present[::7, 1] = -1  # unknown
+    present = np.concatenate([present, np.zeros((200, 1), np.int8)], axis=1)  # one that is nowhere
+    for k in (1, 2, 5):
+        drawn = low_shot.draw_positives(present, k, 3, seed=1)
+        assert all(((present[rows] == 1).sum(0)[:4] >= k).all() and len(rows) <= 4 * k for rows in drawn)
+        assert all(np.array_equal(rows, np.unique(rows)) for rows in drawn)
+        assert not np.array_equal(drawn[0], drawn[1])
+    one, more = (low_shot.draw_positives(present, k, 1, seed=1)[0] for k in (2, 5))
+    assert np.isin(one, more).all()
+    with pytest.raises(DataError, match=r"99-shot needs 99 training records with every class; rare is in"):
+        low_shot.draw_positives(present, 99, 1, names=["a", "b", "c", "rare", "none"])
+    with pytest.raises(DataError, match="No class is in any"):
+        low_shot.draw_positives(present * 0, 1, 1)
+
+
+def test_equal_features_score_alike_and_shuffled_labels_give_chance():
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(4), 60)
+    x = torch.from_numpy(rng.normal(size=(240, 16)) + 5 * np.eye(4, 16)[y]).float()
+    labels = torch.from_numpy(y)
+    drawn = low_shot.draw_shots(y, 5, 3, classes=4)
+    assert all((np.bincount(y[rows]) == 5).all() for rows in drawn)
+    assert not np.array_equal(drawn[0], drawn[1])
+
+    def scores(features, of):
+        return [
+            float((low_shot.msn(features[rows], of[rows], features, classes=4) == of).float().mean()) for rows in drawn
+        ]
+
+    assert scores(x, labels) == scores(x.clone(), labels)
+    assert np.mean(scores(x, labels)) > 0.9
+    chance = scores(x, labels[torch.from_numpy(rng.permutation(240))])
+    assert 0.15 < np.mean(chance) < 0.37

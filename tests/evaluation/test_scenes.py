@@ -9,7 +9,7 @@ import torch
 
 import tacit
 from tacit import encoders
-from tacit.errors import UsageError
+from tacit.errors import DataError, UsageError
 from tests.evaluation.dense.conftest import write_shapes
 from tests.evaluation.detection.conftest import write_shapes as write_boxes
 
@@ -34,6 +34,20 @@ def test_a_folder_of_masks_is_segmented_beside_random_weights(encoder, tmp_path)
     assert result["split"] == "test set"
     other = tacit.evaluate(encoder, write_shapes(tmp_path / "more", 8, 4, side=32), protocol="segment", baselines=False)
     assert other["split_hash"] != result["split_hash"]
+
+
+@pytest.mark.parametrize("head", ["linear", "patch_knn", "upernet:steps=1:size=32"])
+def test_few_labelled_images_are_drawn_anew(head, encoder, tmp_path):
+    folder = write_shapes(tmp_path, train=12, test=4, side=32)
+    specs = [f"segment:head={head}:shots={k}:draws=2" for k in (1, 2)]
+    result = tacit.evaluate(encoder, folder, protocol=",".join(specs), baselines=False)
+    rows = {r["protocol"]: r for r in result["results"] if r["metric"] == "miou"}
+    assert set(rows) == set(specs)
+    for spec, k in zip(specs, (1, 2), strict=True):
+        assert rows[spec]["low"] <= rows[spec]["value"] <= rows[spec]["high"]
+        assert rows[spec]["settings"]["labelled"] <= 4 * k
+    with pytest.raises(DataError, match="99-shot needs 99 training records"):
+        tacit.evaluate(encoder, folder, protocol="segment:shots=99", baselines=False)
 
 
 def test_a_fine_tuned_head_may_look_at_several_sizes_and_mirror_images(encoder, tmp_path):

@@ -3,7 +3,7 @@
 from tacit.evaluation.dense.finetune import MULTI_SCALE, PRESETS, FineTune, finetune
 from tacit.evaluation.dense.heads import Linear
 from tacit.evaluation.dense.layouts import open_segmentation
-from tacit.evaluation.dense.masks import IGNORE, Segmented
+from tacit.evaluation.dense.masks import IGNORE, Segmented, classes_in
 from tacit.evaluation.dense.metrics import (
     METRICS,
     confusion,
@@ -15,7 +15,7 @@ from tacit.evaluation.dense.metrics import (
     with_intervals,
 )
 from tacit.evaluation.dense.patch_knn import PatchKnn
-from tacit.evaluation.dense.probe import PROTOCOLS, Segmentation, segment
+from tacit.evaluation.dense.probe import PROTOCOLS, Segmentation, segment, segment_few
 from tacit.evaluation.dense.upernet import UPerNet
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Segmentation",
     "Segmented",
     "UPerNet",
+    "classes_in",
     "confusion",
     "counts",
     "finetune",
@@ -39,5 +40,6 @@ __all__ = [
     "paired_difference",
     "paired_miou",
     "segment",
+    "segment_few",
     "with_intervals",
 ]

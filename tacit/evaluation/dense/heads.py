@@ -119,16 +119,18 @@ def swept(
 ) -> tuple[Head, float]:
     """A head on all of x [N, D, h, w], y [N, S, S], and the penalty or rate whose mIoU was best on held-out images.
 
-    Raises `DataError` for fewer than two images.
+    Where there is one to try it is taken. Raises `DataError` for fewer than two images to choose by.
     """
+    tried = s.strengths if s.solver == "lbfgs" else s.lrs
+    if len(tried) == 1:
+        return fit(x, y, classes, s, tried[0], seed, device), tried[0]
     if len(x) < 2:
         raise DataError(f"A linear head needs two training images, one of them to choose its rate; there is {len(x)}.")
-    tried = s.strengths if s.solver == "lbfgs" else s.lrs
     rows = np.random.default_rng(seed).permutation(len(x))
     count = min(max(round(len(x) * s.held_out), 1), len(x) - 1)
     held, kept = rows[:count], rows[count:]
     best, best_score = tried[0], -1.0
-    for value in tried if len(tried) > 1 else ():
+    for value in tried:
         try:
             head = fit(x[kept], y[kept], classes, s, value, seed, device)
         except RunFailed:

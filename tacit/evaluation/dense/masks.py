@@ -80,6 +80,18 @@ class Segmented:
         return replace(self, **chosen)
 
 
+def classes_in(source: Segmented) -> np.ndarray:
+    """Which classes are in each mask: int8 [N, K] of 1 and 0; 0 throughout for masks that cannot be read."""
+    found = np.zeros((len(source), source.classes), np.int8)
+    for i in range(len(source)):
+        try:
+            there = np.unique(source.mask(i))
+        except BadRecord:
+            continue  # counted and reported when the record is read
+        found[i, there[there != IGNORE]] = 1
+    return found
+
+
 def stored_values(path: Path) -> np.ndarray:
     """The integers of a mask file, [H, W]: palette and grey PNG or TIFF of 1, 8 or 16 bits, or .npy.
 

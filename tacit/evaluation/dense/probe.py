@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,27 +103,68 @@ def segment(
     return Segmentation(scores, matrices, [test.names[i] for i in index], metrics.iou(matrices.sum(0)), bad)
 
 
+def segment_few(
+    encoder: Encoder, train: Segmented, test: Segmented, drawn: Sequence[np.ndarray], *,
+    settings: Linear | PatchKnn | None = None, seed: int = 0, workers: int = 0,
+    device: torch.device | str | None = None, progress: Progress | None = None,
+) -> tuple[list[np.ndarray], list[tuple[str, str]]]:  # fmt: skip
+    """Confusion matrices [N, K, K] of the test images for every draw of labelled images, and what was left out.
+
+    Args:
+        drawn: rows of `train` to learn from; features are computed once for all draws.
+        settings: of the frozen head.
+
+    Raises:
+        As `segment`, and DataError for a draw of which no image can be read.
+    """
+    s = settings or Linear()
+    check_same_classes(train, test)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    first, second, _ = _grids(encoder, train, test, s, workers=workers, device=device, progress=progress)
+    found = []
+    for rows in drawn:
+        kept = torch.from_numpy(np.isin(first.index, rows))
+        if not kept.any():
+            raise DataError(f"None of the {len(rows)} labelled images that were drawn can be read.")
+        few = Grids(first.x[kept], first.y[kept], first.index[kept.numpy()], first.bad)
+        classes_at, _ = _learned(few, train.classes, s, seed=seed, device=device)
+        found.append(_score(second, test, classes_at, None))
+    return found, [*train.skipped, *test.skipped, *first.bad, *second.bad]
+
+
 def _frozen(
     encoder: Encoder, train: Segmented, test: Segmented, s: Linear | PatchKnn, *, seed: int, **how: Any
 ) -> tuple[np.ndarray, list[int], list[tuple[str, str]], dict[str, Any]]:
+    first, second, size = _grids(encoder, train, test, s, **how)
+    classes_at, more = _learned(first, train.classes, s, seed=seed, device=how["device"])
+    matrices = _score(second, test, classes_at, how["progress"])
+    return matrices, second.index.tolist(), first.bad + second.bad, {"size": size, **more}
+
+
+def _grids(
+    encoder: Encoder, train: Segmented, test: Segmented, s: Linear | PatchKnn, **how: Any
+) -> tuple[Grids, Grids, int]:
+    """Features of both parts, and the side of the inputs they are of."""
     size = s.size or encoder.inputs.size
     made = encoders.any_size(encoder)
     first, second = (grids(made, part, size=size, levels=s.levels, **how) for part in (train, test))
-    device, progress = how["device"], how["progress"]
+    return first, second, size
+
+
+def _learned(
+    first: Grids, classes: int, s: Linear | PatchKnn, *, seed: int, device: torch.device
+) -> tuple[Callable, dict[str, Any]]:
+    """What names the classes of features [1, D, h, w] at a shape, learned from `first`; and what was chosen."""
     if isinstance(s, Linear):
-        head, chosen = swept(first.x, first.y, train.classes, s, seed=seed, device=device)
-        more = {"chosen": chosen}
-        classes_at = lambda x, shape: predict(head, x, shape, device)  # noqa: E731
-    else:
-        bank, labels = (part.to(device) for part in build_bank(first.x, first.y, train.classes, s.bank, seed))
-        more = {"patches": len(bank)}
+        head, chosen = swept(first.x, first.y, classes, s, seed=seed, device=device)
+        return lambda x, shape: predict(head, x, shape, device), {"chosen": chosen}
+    bank, labels = (part.to(device) for part in build_bank(first.x, first.y, classes, s.bank, seed))
 
-        def classes_at(x: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-            votes = vote(bank, labels, x.to(device), k=s.k, temperature=s.temperature)
-            return upsample(votes, shape).argmax(1).cpu()
+    def classes_at(x: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+        votes = vote(bank, labels, x.to(device), k=s.k, temperature=s.temperature)
+        return upsample(votes, shape).argmax(1).cpu()
 
-    matrices = _score(second, test, classes_at, progress)
-    return matrices, second.index.tolist(), first.bad + second.bad, {"size": size, **more}
+    return classes_at, {"patches": len(bank)}
 
 
 def _score(found: Grids, test: Segmented, classes_at: Callable, progress: Progress | None) -> np.ndarray:

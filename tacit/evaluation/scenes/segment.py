@@ -10,8 +10,10 @@ import numpy as np
 
 from tacit.encoders import Encoder
 from tacit.errors import UsageError
-from tacit.evaluation import dense
+from tacit.evaluation import dense, intervals
+from tacit.evaluation.low_shot import ALONE, draw_positives
 from tacit.evaluation.scenes.scene import Found, Job, Opened, Scene
+from tacit.evaluation.task import Score
 from tacit.precision import CHOICES
 
 FEATURES = {"last": "map of the last stage or block", "all": "maps of all stages or blocks"}
@@ -27,12 +29,13 @@ def open_data(data: Path, test: Path | None, encoder: Encoder, options: dict[str
 def run(
     job: Job, data: tuple[dense.Segmented, dense.Segmented], *,
     head: str = "linear", preset: str = "small", size: int = 0, steps: int = 0, foreground: bool = False,
-    multi_scale: bool = False, precision: str = "auto",
+    multi_scale: bool = False, precision: str = "auto", shots: int = 0, draws: int = 5,
 ) -> Found:  # fmt: skip
     """Semantic segmentation: mIoU of a linear head or of patch votes on frozen features, or of a fine-tuned UPerNet.
 
     `foreground` reads maps of instances as one class against the background; `multi_scale` averages a UPerNet's
-    predictions over six sizes and mirror images.
+    predictions over six sizes and mirror images. `shots`: from so many labelled images with each class alone, drawn
+    anew `draws` times.
     """
     if head == "upernet":
         s = dense.PRESETS[preset]
@@ -42,6 +45,8 @@ def run(
     else:
         s = dense.PROTOCOLS[head]()
         s = replace(s, size=size) if size else s
+    if shots:
+        return _few(job, *data, head, s, precision, shots, draws)
     found = dense.segment(
         job.encoder,
         *data,
@@ -60,6 +65,36 @@ def run(
     scores = [replace(score, settings={**said, **score.settings}) for score in found.scores]
     first = replace(scores[0], settings={**scores[0].settings, "per_class": per_class})
     return Found([first, *scores[1:]], found.bad)
+
+
+def _few(
+    job: Job, train: dense.Segmented, test: dense.Segmented, head: str, s: Any, precision: str, shots: int, draws: int
+) -> Found:
+    """Means over draws of labelled images. What is swept is swept on the drawn images; with one each it is fixed."""
+    drawn = draw_positives(dense.classes_in(train), shots, draws, seed=job.seed)
+    if head == "linear" and shots == 1:
+        s = replace(s, strengths=(ALONE,))
+    if head == "upernet":
+        each = [
+            dense.segment(
+                job.encoder, train.select(rows), test, protocol=head, settings=s, seed=job.seed, of=job.of,
+                workers=job.workers, precision=precision,
+            )
+            for rows in drawn
+        ]  # fmt: skip
+        matrices, bad = [found.matrices for found in each], each[0].bad
+    else:
+        matrices, bad = dense.segment_few(
+            job.encoder, train, test, drawn, settings=s, seed=job.seed, workers=job.workers, progress=job.tell
+        )
+    labelled = float(np.mean([len(rows) for rows in drawn]))
+    said = {"head": head, "shots": shots, "draws": draws, "labelled": labelled}
+    scores = []
+    for name, metric in dense.METRICS.items():
+        values = np.array([metric(m.sum(0, dtype=np.float64)) for m in matrices])
+        low, high = intervals.over_draws(values)
+        scores.append(Score("", name, float(values.mean()), low, high, len(matrices[0]), job.of, said))
+    return Found(scores, bad)
 
 
 def check(encoder: Encoder, options: dict[str, Any]) -> None:
