@@ -20,6 +20,7 @@ __all__ = [
     "predict",
     "pretrain",
     "report",
+    "study",
     "transfer",
 ]
 
@@ -39,7 +40,7 @@ def __getattr__(name: str):
 
 
 class _Package(ModuleType):
-    """`export` and `report` are rooms and verbs; the import system must not put the room where the verb is."""
+    """`export`, `report` and `study` are rooms and verbs; the import system must not put the room where the verb is."""
 
     def __setattr__(self, name, value):
         if not (name in _VERBS and isinstance(value, ModuleType)):

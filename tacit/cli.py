@@ -354,6 +354,63 @@ def transfer(
 
 
 @app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="lowshot: pretext tasks under one budget, judged with few labels.")],
+    data: Annotated[
+        str, typer.Option(help="What all arms are trained on; with labels (train/ and test/), also the class columns.")
+    ],
+    out: Annotated[str, typer.Option(help="The study's folder. The same command goes on where it was broken off.")],
+    test: Annotated[str | None, typer.Option(help="The test set. [default: test/ of --data, or a fifth]")] = None,
+    arms: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ARM,…",
+            help="contrastive, clustering_centring, clustering_sinkhorn, clustering_me_max, mim_pixel, mim_token, "
+            "combined. [default: all]",
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the records, of every arm.")] = None,
+    seeds: Annotated[str, typer.Option(metavar="N,…", help="Trainings of every arm.")] = "0",
+    encoder: Annotated[str | None, typer.Option(help="Trunk of all arms: a ViT with a class token.")] = None,
+    preset: Annotated[str, typer.Option(help="small or paper, of lowshot_mim_cluster.")] = "small",
+    shots: Annotated[str, typer.Option(metavar="K,…", help="Labels of each class.")] = "1,2,5,10",
+    draws: Annotated[int, typer.Option(help="How often these labels are drawn.")] = 10,
+    multi_label: Annotated[
+        str | None, typer.Option(help="Records with several labels: a table, or a folder with train and test tables.")
+    ] = None,
+    multi_label_column: Annotated[str, typer.Option(metavar="COLUMN,…", help="Of these.")] = "labels",
+    segment: Annotated[str | None, typer.Option(help="A folder of images with masks, as for evaluate.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Of --data. [default: label]")] = None,
+    set: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD=VALUE", help="Any setting that is the same for all arms.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="auto, 32, bf16 or 16.")] = "auto",
+    workers: Workers = None,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for the next time.")] = True,
+    json: Json = False,
+) -> None:
+    """Which pre-training is worth most with few labels: all arms under one budget, in one table.
+
+    Example: tacit study lowshot --data images/ --out study/ --epochs 30 --seeds 0,1,2
+    """
+    from tacit import api
+    from tacit.study import table
+
+    result = api.study(
+        name, data, out, test=test, arms=_names(arms), epochs=epochs, seeds=_whole(seeds, "--seeds"), encoder=encoder,
+        preset=preset, shots=_whole(shots, "--shots"), draws=draws, multi_label=multi_label,
+        multi_label_column=multi_label_column.split(","), segment=segment, label=label, set=set or [],
+        precision=precision, workers=workers, cache=cache,
+    )  # fmt: skip
+    if json:
+        print(api.to_json(result))
+        return
+    titles, rows = table.lines(result)
+    _show_table(titles, rows)
+    print(table.caption(result))
+
+
+@app.command()
 def embed(
     what: Annotated[str, typer.Argument(metavar="RUN|ENCODER", help="A run folder, an encoder folder or a timm name.")],
     data: Annotated[str, typer.Option(help="The files to embed.")],
@@ -619,6 +676,13 @@ def _from_config(path: str) -> dict:
 
 def _names(text: str | None) -> list[str] | None:
     return text.split(",") if text else None
+
+
+def _whole(text: str, name: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"{name} {text!r}: must be whole numbers, such as 1,2,5.") from error
 
 
 def _share(text: str) -> float:

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent / "tacit"
 FLOORS = [
     ["cli"],
     ["api"],
+    ["study"],
     ["methods"],
     ["engine"],
     ["evaluation"],

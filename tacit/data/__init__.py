@@ -1,5 +1,5 @@
 from tacit.data.batches import Batches, epoch_order, unvisited
-from tacit.data.open import match_classes, open_source, open_splits
+from tacit.data.open import match_classes, open_source, open_splits, parts_of
 from tacit.data.picture import Cut, Picture
 from tacit.data.source import Source, mix
 
@@ -13,5 +13,6 @@ __all__ = [
     "mix",
     "open_source",
     "open_splits",
+    "parts_of",
     "unvisited",
 ]

@@ -120,10 +120,7 @@ def open_splits(
 
     The test labels follow the training set's class names. The second is None when there is no test set.
     """
-    if test is None and isinstance(data, str | os.PathLike) and Path(data).is_dir():
-        train_part, test_part = _part(Path(data), "train"), _part(Path(data), "test", "val", "validation")
-        if train_part and test_part:
-            data, test = train_part, test_part
+    data, test = parts_of(data, test)
     how = {"channels": channels, "labels": labels, "group": group}
     train = open_source(data, **how)
     if test is None:
@@ -137,6 +134,15 @@ def open_splits(
     if train.targets and held_out.targets:
         held_out.targets = match_targets(held_out.targets, train.targets, f"{test}")
     return train, held_out
+
+
+def parts_of(data: Any, test: Any = None) -> tuple[Any, Any]:
+    """The training and the test part of a folder that holds both; else what was given."""
+    if test is None and isinstance(data, str | os.PathLike) and Path(data).is_dir():
+        train_part, test_part = _part(Path(data), "train"), _part(Path(data), "test", "val", "validation")
+        if train_part and test_part:
+            return train_part, test_part
+    return data, test
 
 
 def match_classes(source: Source, classes: list[str]) -> bool:
