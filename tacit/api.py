@@ -758,7 +758,7 @@ def study(
     shots: Sequence[int] = (1, 2, 5, 10),
     draws: int = 10,
     multi_label: Any = None,
-    multi_label_column: str | Sequence[str] = "labels",
+    multi_label_column: str | Sequence[str] = "tags",
     segment: str | os.PathLike | None = None,
     label: str | None = None,
     set: Sequence[str] = (),

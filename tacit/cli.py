@@ -378,7 +378,7 @@ def study(
     multi_label: Annotated[
         str | None, typer.Option(help="Records with several labels: a table, or a folder with train and test tables.")
     ] = None,
-    multi_label_column: Annotated[str, typer.Option(metavar="COLUMN,…", help="Of these.")] = "labels",
+    multi_label_column: Annotated[str, typer.Option(metavar="COLUMN,…", help="Of these.")] = "tags",
     segment: Annotated[str | None, typer.Option(help="A folder of images with masks, as for evaluate.")] = None,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Of --data. [default: label]")] = None,
     set: Annotated[

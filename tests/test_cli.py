@@ -54,7 +54,7 @@ def test_help_loads_nothing_heavy():
     "verb",
     [
         "", "audit", "pretrain", "evaluate", "compare", "transfer", "embed", "bags", "exams", "finetune", "predict",
-        "export", "report", "methods",
+        "export", "report", "study", "methods",
     ],
 )  # fmt: skip
 def test_every_help_has_a_sentence_and_an_example(verb, tacit_):

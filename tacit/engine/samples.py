@@ -29,8 +29,7 @@ def save_sample_views(path: Path, dataset: Views, pipelines: Sequence[View]) -> 
 
 @torch.no_grad()
 def save_reconstructions(path: Path, method: Method, dataset: Views) -> None:
-    """What the trained method makes of the same records, in the same form; no file, if it reconstructs
-    nothing."""
+    """What the trained method makes of the same records, in the same form; no file, if it reconstructs nothing."""
     if type(method).reconstructions is Method.reconstructions or (batch := _first(dataset)) is None:
         return
     device = next(method.parameters()).device
@@ -38,9 +37,8 @@ def save_reconstructions(path: Path, method: Method, dataset: Views) -> None:
     training = method.training
     shown = method.eval().reconstructions(views)
     method.train(training)
-    if not shown:
-        return
-    _save(path, [_pixels(x.cpu(), method.encoder.inputs) for x in shown.values()], list(shown))
+    if shown:  # a method may reconstruct under some settings alone
+        _save(path, [_pixels(x.cpu(), method.encoder.inputs) for x in shown.values()], list(shown))
 
 
 def _first(dataset: Views) -> dict[str, Any] | None:

@@ -103,9 +103,8 @@ def run(
     write_json(out / "study.json", {"budget": asdict(budget), "data": probes.paths})
     jobs = [(arm, seed, out / "runs" / f"{arm}-seed{seed}") for seed in seeds for arm in arms]
     todo = [job for job in jobs if not _finished(job[2])]
-    journal.say(
-        f"{len(jobs)} trainings ({len(arms)} arms, {len(seeds)} seeds), {len(jobs) - len(todo)} finished before."
-    )
+    done = len(jobs) - len(todo)
+    journal.say(f"{len(jobs)} trainings, {len(arms)} arms x {len(seeds)} seeds; {done} finished before.")
     begun = time.monotonic()
     for number, (arm, seed, folder) in enumerate(todo):
         left = f", about {duration((time.monotonic() - begun) / number * (len(todo) - number))} left" if number else ""
