@@ -285,7 +285,7 @@ def test_the_verb_in_python_and_on_the_command_line(knees, encoder, tmp_path, mo
 
 
 def test_whether_the_run_saw_the_test_exams(knees, tmp_path):
-    from tacit.api import _transduction
+    from tacit.api.exam_labels import _transduction
 
     apart, whole = "train and valid, as they lie", "a fifth of every class held out"
     told = [
