@@ -53,8 +53,9 @@ def teacher(channels: int) -> str:
 
 
 def make(cls: type[Method], seed: int = 0) -> Method:
+    settings = settings_of(cls)  # which may make a teacher, by the same generator
     torch.manual_seed(seed)
-    return cls(settings_of(cls))
+    return cls(settings)
 
 
 def batch(method: Method, seed: int = 0) -> list[dict[str, torch.Tensor]]:
