@@ -7,28 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tacit.engine.recipe import Recipe
+from tacit.engine.recipe import DINORecipe
 from tacit.engine.schedules import Progress, cosine, linear
 from tacit.heads import PrototypeHead
-from tacit.settings import again, setting
+from tacit.settings import setting
 from tacit.teachers import TaughtHead
 
 
 @dataclass(frozen=True)
-class Taught(Recipe):
+class Taught(DINORecipe):
     """DINO's values, but for what keeps targets from collapse; methods change the defaults."""
-
-    lr: float = again(Recipe, "lr", 5e-4)
-    lr_batch: int = again(Recipe, "lr_batch", 256)
-    lr_scaling: str = again(Recipe, "lr_scaling", "linear_peak")
-    lr_warmup: float = again(Recipe, "lr_warmup", 0.0)
-    lr_end: float = again(Recipe, "lr_end", 1e-6)
-    warmup_epochs: float = again(Recipe, "warmup_epochs", 10.0)
-    warmup_inclusive: bool = again(Recipe, "warmup_inclusive", True)
-    weight_decay: float = again(Recipe, "weight_decay", 0.04)
-    weight_decay_end: float | None = again(Recipe, "weight_decay_end", 0.4)
-    clip: float | None = again(Recipe, "clip", 3.0)
-    clip_by: str = again(Recipe, "clip_by", "tensor")
 
     global_area: tuple[float, float] = setting((0.4, 1.0), "shares of the image's area a large crop holds", low=0.001)
     local_area: tuple[float, float] = setting((0.05, 0.4), "shares of the image's area a small crop holds", low=0.001)

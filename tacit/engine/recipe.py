@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tacit import encoders
-from tacit.settings import setting
+from tacit.settings import again, setting
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,23 @@ class Recipe:
     def trunk(self) -> dict[str, object]:
         """More arguments of `encoders.build` that a method takes, so that its problems are those of what is built."""
         return {}
+
+
+@dataclass(frozen=True)
+class DINORecipe(Recipe):
+    """How DINO takes its steps (Caron et al. 2021, appendix): so do those that build on it, and the authors of GMML."""
+
+    lr: float = again(Recipe, "lr", 5e-4)
+    lr_batch: int = again(Recipe, "lr_batch", 256)
+    lr_scaling: str = again(Recipe, "lr_scaling", "linear_peak")
+    lr_warmup: float = again(Recipe, "lr_warmup", 0.0)
+    lr_end: float = again(Recipe, "lr_end", 1e-6)
+    warmup_epochs: float = again(Recipe, "warmup_epochs", 10.0)
+    warmup_inclusive: bool = again(Recipe, "warmup_inclusive", True)
+    weight_decay: float = again(Recipe, "weight_decay", 0.04)
+    weight_decay_end: float | None = again(Recipe, "weight_decay_end", 0.4)
+    clip: float | None = again(Recipe, "clip", 3.0)
+    clip_by: str = again(Recipe, "clip_by", "tensor")
 
 
 def problems(recipe: Recipe, *, ranks: int = 1) -> list[str]:

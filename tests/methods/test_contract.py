@@ -13,7 +13,7 @@ import tacit
 from tacit import encoders
 from tacit.data import Cut
 from tacit.encoders import Encoder
-from tacit.engine import Method, Progress, Recipe
+from tacit.engine import DINORecipe, Method, Progress, Recipe
 from tacit.engine.clustering import Clustering
 from tacit.engine.distilling import Distilling
 from tacit.engine.recipe import problems as recipe_problems
@@ -95,7 +95,12 @@ def test_it_says_what_it_is(cls):
     assert "arXiv" in cls.paper
     assert {"paper", "small"} <= set(cls.presets)
     assert issubclass(cls.Settings, Recipe)
-    assert cls.Settings.__mro__[1] in (Recipe, Distilling, Clustering)  # what all share, or a family of methods does
+    assert cls.Settings.__mro__[1] in (
+        Recipe,
+        DINORecipe,
+        Distilling,
+        Clustering,
+    )  # what all share, or a family of methods does
     assert dataclasses.is_dataclass(cls.Settings)
     assert cls.Settings.__dataclass_params__.frozen
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tacit import encoders
-from tacit.engine import Method, Progress, Recipe, Step, restoring_signals
+from tacit.engine import DINORecipe, Method, Progress, Step, restoring_signals
 from tacit.heads import PixelDecoder
 from tacit.objectives import masked_l1
 from tacit.settings import again, setting
@@ -21,21 +21,10 @@ from tacit.views import Blocks, Corrupted, Crop, corruption_problems
 
 
 @dataclass(frozen=True)
-class Settings(Recipe):
-    encoder: str = again(Recipe, "encoder", "deit_small")
-    epochs: int = again(Recipe, "epochs", 800)  # the official loop counts to one more
-    batch_size: int = again(Recipe, "batch_size", 256)
-    lr: float = again(Recipe, "lr", 5e-4)
-    lr_batch: int = again(Recipe, "lr_batch", 256)
-    lr_scaling: str = again(Recipe, "lr_scaling", "linear_peak")
-    lr_warmup: float = again(Recipe, "lr_warmup", 0.0)
-    lr_end: float = again(Recipe, "lr_end", 1e-6)
-    warmup_epochs: float = again(Recipe, "warmup_epochs", 10.0)
-    warmup_inclusive: bool = again(Recipe, "warmup_inclusive", True)
-    weight_decay: float = again(Recipe, "weight_decay", 0.04)
-    weight_decay_end: float | None = again(Recipe, "weight_decay_end", 0.4)
-    clip: float | None = again(Recipe, "clip", 3.0)
-    clip_by: str = again(Recipe, "clip_by", "tensor")
+class Settings(DINORecipe):
+    encoder: str = again(DINORecipe, "encoder", "deit_small")
+    epochs: int = again(DINORecipe, "epochs", 800)  # the official loop counts to one more
+    batch_size: int = again(DINORecipe, "batch_size", 256)
 
     fills: tuple[str, ...] = setting(("noise",), "what overwrites, one kind a view: noise, zeros, copy")
     share: float = setting(

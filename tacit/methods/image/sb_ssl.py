@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tacit import encoders
-from tacit.engine import Method, Progress, Recipe, Step, restoring_signals
+from tacit.engine import DINORecipe, Method, Progress, Step, restoring_signals
 from tacit.engine.schedules import cosine
 from tacit.heads import PROJECTIONS, PixelDecoder, projection
 from tacit.objectives import batch_info_nce, masked_l1
@@ -28,21 +28,10 @@ from tacit.views import Blocks, Corrupted, Crop, Tilted, corruption_problems
 
 
 @dataclass(frozen=True)
-class Settings(Recipe):
-    encoder: str = again(Recipe, "encoder", "deit_small")
-    epochs: int = again(Recipe, "epochs", 800)
-    batch_size: int = again(Recipe, "batch_size", 64)
-    lr: float = again(Recipe, "lr", 5e-4)
-    lr_batch: int = again(Recipe, "lr_batch", 256)
-    lr_scaling: str = again(Recipe, "lr_scaling", "linear_peak")
-    lr_warmup: float = again(Recipe, "lr_warmup", 0.0)
-    lr_end: float = again(Recipe, "lr_end", 1e-6)
-    warmup_epochs: float = again(Recipe, "warmup_epochs", 10.0)
-    warmup_inclusive: bool = again(Recipe, "warmup_inclusive", True)
-    weight_decay: float = again(Recipe, "weight_decay", 0.04)
-    weight_decay_end: float | None = again(Recipe, "weight_decay_end", 0.4)
-    clip: float | None = again(Recipe, "clip", 3.0)
-    clip_by: str = again(Recipe, "clip_by", "tensor")
+class Settings(DINORecipe):
+    encoder: str = again(DINORecipe, "encoder", "deit_small")
+    epochs: int = again(DINORecipe, "epochs", 800)
+    batch_size: int = again(DINORecipe, "batch_size", 64)
 
     mean: float = setting(0.3, "of slices between their series' limits; the log tells that of the data")
     std: float = setting(0.25, "deviation of these, which slices are divided by", low=1e-3)

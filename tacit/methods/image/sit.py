@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tacit import encoders
-from tacit.engine import Method, Progress, Recipe, Step
+from tacit.engine import DINORecipe, Method, Progress, Step
 from tacit.engine.schedules import cosine
 from tacit.heads import PROJECTIONS, PixelDecoder, projection
 from tacit.objectives import FORMS, batch_info_nce, masked_l1, nt_xent, uncertain
@@ -25,21 +25,11 @@ from tacit.views import SIT_PAIRS, Blocks, Corrupted, Spoiled, Turned, corruptio
 
 
 @dataclass(frozen=True)
-class Settings(Recipe):
-    encoder: str = again(Recipe, "encoder", "deit_small")
-    epochs: int = again(Recipe, "epochs", 800)
-    batch_size: int = again(Recipe, "batch_size", 256)
-    lr: float = again(Recipe, "lr", 5e-4)
-    lr_batch: int = again(Recipe, "lr_batch", 256)
-    lr_scaling: str = again(Recipe, "lr_scaling", "linear_peak")
-    lr_warmup: float = again(Recipe, "lr_warmup", 0.0)
-    lr_end: float = again(Recipe, "lr_end", 1e-6)
-    warmup_epochs: float = again(Recipe, "warmup_epochs", 10.0)
-    warmup_inclusive: bool = again(Recipe, "warmup_inclusive", True)
-    weight_decay: float = again(Recipe, "weight_decay", 0.04)
-    weight_decay_end: float | None = again(Recipe, "weight_decay_end", 0.1)
-    clip: float | None = again(Recipe, "clip", 3.0)
-    clip_by: str = again(Recipe, "clip_by", "tensor")
+class Settings(DINORecipe):
+    encoder: str = again(DINORecipe, "encoder", "deit_small")
+    epochs: int = again(DINORecipe, "epochs", 800)
+    batch_size: int = again(DINORecipe, "batch_size", 256)
+    weight_decay_end: float | None = again(DINORecipe, "weight_decay_end", 0.1)
 
     contrast: str = setting("teacher", "with a momentum teacher keys, or in the batch", choices=("teacher", "batch"))
     temperature: float = setting(0.2, "divides the similarities", low=1e-3)
