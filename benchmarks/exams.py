@@ -101,17 +101,16 @@ def main() -> None:
     for count in map(str, options.labelled):
         for head in ("transformer", "mean", "max"):
             gains = np.array([one[count]["gain"][head] for one in found])
-            low, high = over_draws(gains)
+            low, high = over_draws(gains) if len(gains) > 1 else (np.nan, np.nan)
             pre, none = (np.mean([o[count]["auroc"][f"{of} {head}"] for o in found]) for of in ("run", "random-init"))
             parts.append(f"{count} by {head} {pre:.3f} and {none:.3f}, {gains.mean():+.3f} ({low:+.3f} to {high:+.3f})")
     counted = np.mean([next(v for k, v in o[count]["auroc"].items() if k.startswith("slice count")) for o in found])
     name = options.data.name if options.data else "made knees"
+    arguments = [a if sys.argv[i] not in ("--data", "--out") else "DIR" for i, a in enumerate(sys.argv[1:])]
     line = (
         f"{date.today()} exams of {name}, AUROC pre-trained and random init by exams labelled, {len(found)} seeds: "
-        f"{'; '.join(parts)}; number of slices alone {counted:.3f}; `python benchmarks/exams.py "
-        f"{'--data DIR ' if options.data else ''}--epochs {options.epochs} --recipe {options.recipe} "
-        f"{' '.join(f'--set {s}' for s in options.set)} --seeds {' '.join(map(str, options.seeds))} --out OUT`; "
-        f"{platform.machine()}, 1 thread"
+        f"{'; '.join(parts)}; number of slices alone {counted:.3f}; "
+        f"`python benchmarks/exams.py {' '.join(arguments)}`; {platform.machine()}, 1 thread"
     )
     print(line)
     if not options.no_log:
