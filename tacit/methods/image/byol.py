@@ -68,7 +68,7 @@ class BYOL(Method):
         # The official quick set-up, on ten classes of ImageNet at 128 pixels.
         "imagenette": Settings(encoder="resnet18", size=128, batch_size=256, lr=2.0, weight_decay=1e-6),
         # For some thousand small images on one CPU or GPU, the mechanism whole. A small ViT learns faster there than a
-        # ResNet, and takes AdamW with its decay in place of LARS. A thousandth of the paper's steps: batches of a 64th
+        # ResNet, and takes AdamW with its decay in place of LARS. Far fewer steps than the paper's: batches of a 64th
         # for more of them, a target that follows within 30 as in the paper's shortest runs, a short warm-up. Heads of
         # half the hidden width, for narrower ones cost accuracy. Inputs of a seventh: half the blur, larger crops.
         "small": Settings(

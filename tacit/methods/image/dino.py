@@ -55,7 +55,7 @@ class DINO(Method):
             encoder="resnet50", optimizer="sgd", lr=0.03, weight_decay=1e-4, weight_decay_end=None,
             global_area=(0.14, 1.0), local_area=(0.05, 0.14),
         ),
-        # For some thousand small images on one CPU or GPU, the mechanism whole. A thousandth of the paper's steps:
+        # For some thousand small images on one CPU or GPU, the mechanism whole. Far fewer steps than the paper's:
         # small batches for more of them, a teacher that follows within a hundred, a short warm-up, a higher rate.
         # Prototypes in proportion to the records, or targets stay near uniform ones for the whole run, and narrow heads
         # for a narrow encoder. Small crops of half the side, and larger parts of pictures that show so little.

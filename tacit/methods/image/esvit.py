@@ -52,7 +52,7 @@ class EsViT(Method):
     presets = {
         "paper": Settings(),
         # For some thousand small images on one CPU or GPU, the mechanism whole, on windows, which it is for: 16 and 4
-        # regions. A thousandth of the paper's steps: small batches for more of them, half of DINO's, a teacher that
+        # regions. Far fewer steps than the paper's: small batches for more of them, half of DINO's, a teacher that
         # follows within a hundred, a short warm-up, a higher rate, no rising temperature, prototypes of length 1, and
         # as few as in DINO's, with its narrow heads and its small crops.
         "small": Settings(

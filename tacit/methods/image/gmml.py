@@ -66,7 +66,7 @@ class GMML(Method):
         "asit": Settings(fills=("zeros",), share=0.7, depths=(), channels=1),
         # Whole patches are overwritten, as other masked systems do.
         "aligned": Settings(align=16),
-        # For some thousand small images on one CPU or GPU, the mechanism whole. A thousandth of the paper's steps:
+        # For some thousand small images on one CPU or GPU, the mechanism whole. Far fewer steps than the paper's:
         # batches of a quarter for more of them, a peak rate twice the paper's, a short warm-up, no stochastic depth.
         # Blocks at the same shares of the depth. Inputs of a seventh: blocks keep their share of the side, half the
         # blur, and larger crops, which hold something to reconstruct.

@@ -53,7 +53,7 @@ class MAE(Method):
         "paper": Settings(),
         "base": Settings(encoder="vit_base_patch16_224"),
         "huge": Settings(encoder="vit_huge_patch14_224"),
-        # For some thousand small images on one CPU or GPU, the mechanism whole. A thousandth of the paper's steps:
+        # For some thousand small images on one CPU or GPU, the mechanism whole. Far fewer steps than the paper's:
         # batches of a 64th for more of them, a short warm-up, and about half of the paper's peak rate, which AdamW
         # bears at this width. The decoder is to the encoder what it is in the paper: half as wide, a third as deep,
         # rounded up, with heads of 32. The same share is hidden: of 64 patches 16 are seen, of 16 (patch=8) 4.

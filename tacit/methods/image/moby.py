@@ -51,7 +51,7 @@ class MoBY(Method):
     Settings = Settings
     presets = {
         "paper": Settings(),
-        # For some thousand small images on one CPU or GPU, the mechanism whole. A thousandth of the paper's steps:
+        # For some thousand small images on one CPU or GPU, the mechanism whole. Far fewer steps than the paper's:
         # hence batches of an eighth, for more steps; a momentum that lets the keys follow within 30 of them, a short
         # warm-up, four times the rate. A queue of an eighth, or records would meet their own old keys as negatives. A
         # fortieth of the weights: heads of an eighth and a half, a quarter of the drop path. Inputs of a seventh: half

@@ -63,7 +63,7 @@ class MoCoV2(Method):
         "paper": Settings(),
         "long": Settings(epochs=800),
         # For some thousand small images on one CPU or GPU, the mechanism whole. A small ViT learns faster there than a
-        # ResNet, and takes AdamW with its decay and a short warm-up in place of SGD. A thousandth of the paper's steps:
+        # ResNet, and takes AdamW with its decay and a short warm-up in place of SGD. Far fewer steps than the paper's:
         # batches of a quarter for more of them, keys that follow within 30, and a queue of a 128th, or records would
         # meet their own old keys as negatives. A quarter of the head's width; inputs of a seventh: half the blur.
         "small": Settings(

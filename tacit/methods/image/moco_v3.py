@@ -64,7 +64,7 @@ class MoCoV3(Method):
             warmup_epochs=10, temperature=1.0, freeze_patch=False, projector_layers=2, predictor_norm=False,
             min_area=0.2,
         ),
-        # For some thousand small images on one CPU or GPU, the mechanism whole. A thousandth of the paper's steps:
+        # For some thousand small images on one CPU or GPU, the mechanism whole. Far fewer steps than the paper's:
         # batches of a 64th for more of them, hence 63 negatives a query; a short warm-up, a rate of two fifths of the
         # paper's at its batch, which AdamW bears at this width. Heads of an eighth and a half for a narrow encoder.
         # Inputs of a seventh: half the blur, and larger crops.

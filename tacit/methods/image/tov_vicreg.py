@@ -79,7 +79,7 @@ class TOVVICReg(Method):
         "paper": Settings(),
         # The weights that the official code has where its script for the paper says nothing.
         "code": Settings(invariance=25.0, variance=25.0, covariance=1.0, order=1.0),
-        # For some thousand stacks on one CPU or GPU, the mechanism whole. A thousandth of the paper's steps, with a
+        # For some thousand stacks on one CPU or GPU, the mechanism whole. Far fewer steps than the paper's, with a
         # ViT of four blocks: AdamW and an eighth of the batch, for more of them; a quarter of the projector's width. A
         # table of 16 x 16 for a grid of 8 x 8. Small frames: crops from a fifth, where a sprite is seldom cut away.
         # The order counts as much as another term, for there is no time to learn it a hundred times slower.
