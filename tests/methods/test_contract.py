@@ -95,12 +95,8 @@ def test_it_says_what_it_is(cls):
     assert "arXiv" in cls.paper
     assert {"paper", "small"} <= set(cls.presets)
     assert issubclass(cls.Settings, Recipe)
-    assert cls.Settings.__mro__[1] in (
-        Recipe,
-        DINORecipe,
-        Distilling,
-        Clustering,
-    )  # what all share, or a family of methods does
+    # What all share, or a family of methods does.
+    assert cls.Settings.__mro__[1] in (Recipe, DINORecipe, Distilling, Clustering)
     assert dataclasses.is_dataclass(cls.Settings)
     assert cls.Settings.__dataclass_params__.frozen
 
