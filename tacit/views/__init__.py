@@ -11,9 +11,11 @@ from tacit.views.masks import (
     block_problems,
     count_problems,
     exact_mask,
+    multi_block_masks,
     random_mask,
     ratio_problems,
     sometimes_blocks,
+    tube_mask,
 )
 from tacit.views.mixing import Mixable, mixture
 from tacit.views.mixup import mixed
@@ -58,6 +60,7 @@ __all__ = [
     "masked_multi_crop",
     "mixed",
     "mixture",
+    "multi_block_masks",
     "multi_crop",
     "patches_of",
     "rand_augment",
@@ -67,5 +70,6 @@ __all__ = [
     "rng",
     "sit_pair",
     "sometimes_blocks",
+    "tube_mask",
     "unlike_pair",
 ]

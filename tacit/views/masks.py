@@ -95,6 +95,50 @@ def sometimes_blocks(
     return block_mask(rng, rows, cols, count=count, smallest=smallest)
 
 
+def multi_block_masks(
+    rng: np.random.Generator, rows: int, cols: int, *, targets: int = 4, scale: tuple[float, float] = (0.15, 0.2),
+    aspect: tuple[float, float] = (0.75, 1.5), context: tuple[float, float] = (0.85, 1.0), tries: int = 20,
+) -> np.ndarray:  # fmt: skip
+    """Blocks to be told from a context that holds none of them, [1 + targets, rows, cols] (Assran et al. 2023, I-JEPA).
+
+    The first mask leaves the context: a square of a share of the grid uniform in `context`, without the targets. Each
+    other mask hides one target. A record's targets have one shape, of a share uniform in `scale` and a height over
+    width uniform in `aspect`; they may overlap. Where nothing is left of the context all is drawn anew.
+
+    Raises:
+        ValueError: nothing was left `tries` times: the grid is too small for so many blocks of that share.
+    """
+    for _ in range(tries):
+        high, wide = _sides(rows, cols, rng.uniform(*scale), rng.uniform(*aspect))
+        blocks = np.stack([_placed(rng, rows, cols, high, wide) for _ in range(targets)])
+        seen = _placed(rng, rows, cols, *_sides(rows, cols, rng.uniform(*context), 1.0)) & ~blocks.any(0)
+        if seen.any():
+            return np.concatenate([~seen[None], blocks])
+    raise ValueError(
+        f"{targets} blocks of {scale} of {rows} x {cols} patches leave no context. Ask for fewer or smaller."
+    )
+
+
+def _sides(rows: int, cols: int, share: float, aspect: float) -> tuple[int, int]:
+    """Height and width of a block of that share of the grid, which has at least a patch and fits in."""
+    area = rows * cols * share
+    high, wide = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    return min(max(high, 1), rows), min(max(wide, 1), cols)
+
+
+def _placed(rng: np.random.Generator, rows: int, cols: int, high: int, wide: int) -> np.ndarray:
+    mask = np.zeros((rows, cols), dtype=bool)
+    top, left = int(rng.integers(rows - high + 1)), int(rng.integers(cols - wide + 1))
+    mask[top : top + high, left : left + wide] = True
+    return mask
+
+
+def tube_mask(rng: np.random.Generator, frames: int, rows: int, cols: int, *, ratio: float) -> np.ndarray:
+    """One `random_mask` for all frames, [frames, rows, cols], so that nothing can be copied from another frame (Tong et
+    al. 2022, VideoMAE, 3.3)."""
+    return np.broadcast_to(random_mask(rng, rows, cols, ratio=ratio), (frames, rows, cols)).copy()
+
+
 def block_problems(grid: int, ratio: tuple[float, float], smallest: int) -> list[str]:
     """Why `block_mask` cannot hide these shares of grid x grid patches in blocks; empty when it can."""
     found, patches = [], grid * grid

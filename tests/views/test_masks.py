@@ -16,10 +16,12 @@ from tacit.views import (
     collate,
     finish,
     input_spec,
+    multi_block_masks,
     random_mask,
     ratio_problems,
     rng,
     sometimes_blocks,
+    tube_mask,
 )
 
 
@@ -114,3 +116,26 @@ def test_a_view_around_a_crop_passes_on_what_the_crop_does_where_records_are_rea
     )
     assert np.array_equal(around, alone)
     assert not np.array_equal(around, plain)
+
+
+def test_blocks_to_be_told_lie_outside_their_context():
+    found = np.stack([multi_block_masks(rng(0, 0, i, 0), 14, 14) for i in range(500)])
+    assert found.shape == (500, 5, 14, 14)
+    context, blocks = ~found[:, 0], found[:, 1:]
+    assert not (context & blocks.any(1)).any()
+    assert context.any((1, 2)).all()
+    area = blocks.sum((2, 3)) / 196
+    assert (area == area[:, :1]).all()  # one shape a record
+    assert 0.12 < area.min() < area.max() < 0.22  # .15 to .2, and the rounding of sides
+    assert area.mean() == pytest.approx(0.175, abs=0.005)
+    high, wide = (blocks.any(axis).sum(-1) for axis in (3, 2))
+    assert (high * wide == blocks.sum((2, 3))).all()  # whole rectangles
+    assert 0.65 < (high / wide).min() < (high / wide).max() < 1.8
+    with pytest.raises(ValueError, match="leave no context"):
+        multi_block_masks(rng(0, 0, 0, 0), 2, 2, targets=4, scale=(0.9, 1.0))
+
+
+def test_a_tube_hides_the_same_patches_of_every_frame():
+    found = tube_mask(rng(0, 0, 3, 0), 8, 14, 14, ratio=0.9)
+    assert found.shape == (8, 14, 14)
+    assert (found == random_mask(rng(0, 0, 3, 0), 14, 14, ratio=0.9)).all()
