@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resized_crop
 
 from tacit.data import Cut, Picture
 from tacit.errors import BadRecord
@@ -150,3 +152,17 @@ def test_alpha_stays_when_four_channels_are_asked_for():
     np.testing.assert_array_equal(Picture(encoded(Image.fromarray(rgba), "PNG"), 4).array(), rgba)
     with pytest.raises(BadRecord, match="3 channels, the run expects 4"):
         Picture(PNG, 4).array()
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("as_file", [True, False])
+def test_a_crop_of_a_large_picture_is_that_of_torchvision(interpolation, as_file):
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8)
+    picture = Picture(encoded(Image.fromarray(pixels), "png") if as_file else pixels)
+    cuts = [Cut(20, 30, 90, 100, (48, 40), interpolation, flip) for flip in (False, True)]
+    plain, flipped = picture.crops(cuts)
+    mode = InterpolationMode(interpolation)
+    expected = resized_crop(Image.fromarray(pixels), 20, 30, 90, 100, [48, 40], mode)
+    assert np.abs(plain.astype(int) - np.asarray(expected)).max() <= 1
+    np.testing.assert_array_equal(flipped, plain[:, ::-1])
+    assert plain.dtype == np.uint8

@@ -27,13 +27,13 @@ def batch(method: MixedAE, count: int = 8) -> dict[str, torch.Tensor]:
     params = [view.draw(rng(0, 0, i, 0), 16, 16) for i in range(count)]
     return {
         "image": torch.randn(count, method.s.channels, 16, 16, generator=torch.Generator().manual_seed(0)),
-        "order": torch.stack([torch.from_numpy(p["order"]) for p in params]),
+        "permutation": torch.stack([torch.from_numpy(p["permutation"]) for p in params]),
         "place": torch.tensor([p["place"] for p in params]),
     }
 
 
 def predicted(method: MixedAE, view: dict[str, torch.Tensor]) -> torch.Tensor:
-    slots, owners = mixture(view["order"], view["place"], method.s.sources)
+    slots, owners = mixture(view["permutation"], view["place"], method.s.sources)
     own, ids, _ = method.unmix(method.encode(view["image"], slots, owners)[0], owners)
     return method.decoder(own, ids)
 
@@ -62,7 +62,7 @@ def test_what_is_switched_off_is_not_there():
 def test_a_mixture_is_patches_of_its_images_with_their_positions_and_one_vector_for_each_image():
     method = tiny(homologous_attention=False)
     view = batch(method)
-    slots, owners = mixture(view["order"], view["place"], 4)
+    slots, owners = mixture(view["permutation"], view["place"], 4)
     seen = []
     method.encoder.trunk.blocks.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     tokens, _ = method.encode(view["image"], slots, owners)
@@ -80,7 +80,7 @@ def test_only_what_is_not_of_the_image_itself_is_told_of_it(homologous):
     said = []
     method.decoder.register_forward_hook(lambda module, given, found: said.append(found) or found.retain_grad())
     method.loss([view], START).terms["pixels"].backward()
-    _, owners = mixture(view["order"], view["place"], 4)
+    _, owners = mixture(view["permutation"], view["place"], 4)
     gradient = said[0].grad.abs().sum(-1)
     assert gradient.shape == (8, 16)
     for image in range(8):
@@ -93,7 +93,7 @@ def test_only_what_is_not_of_the_image_itself_is_told_of_it(homologous):
 def test_a_decoder_sees_the_tokens_of_its_image_alone_and_the_class_token_of_the_mixture():
     method = tiny()
     view, tokens = batch(method), torch.randn(2, 17, 128)
-    _, owners = mixture(view["order"], view["place"], 4)
+    _, owners = mixture(view["permutation"], view["place"], 4)
     own, ids, mask = method.unmix(tokens, owners)
     assert own.shape == (8, 5, 128)
     for image in range(8):
@@ -108,7 +108,7 @@ def test_two_images_exchanged_with_their_slots_exchange_what_is_told_of_them():
     method = tiny().eval()
     view = batch(method)
     exchanged = torch.tensor([0, 2, 1, 3, 4, 5, 6, 7])
-    other = {"image": view["image"][exchanged], "place": view["place"][exchanged], "order": view["order"]}
+    other = {"image": view["image"][exchanged], "place": view["place"][exchanged], "permutation": view["permutation"]}
     torch.testing.assert_close(predicted(method, other), predicted(method, view)[exchanged], atol=1e-5, rtol=1e-4)
 
 
@@ -130,7 +130,7 @@ def test_the_terms_are_those_of_mae_and_the_weighted_contrast():
     view = batch(method)
     step = method.loss([view], START)
     assert step.terms["homologous"].item() == pytest.approx(0.5 * math.log(15), rel=1e-6)
-    _, owners = mixture(view["order"], view["place"], 4)
+    _, owners = mixture(view["permutation"], view["place"], 4)
     variance = patchify(view["image"], 4).var(-1)
     hidden = torch.stack([owners[i // 4] != i % 4 for i in range(8)])
     torch.testing.assert_close(step.terms["pixels"].detach(), (47 / 48 * variance / (variance + 1e-6))[hidden].mean())
@@ -180,7 +180,7 @@ def test_reconstructions_keep_what_is_seen_of_each_image():
     found = method.reconstructions([view])
     assert list(found) == ["input", "masked", "reconstruction"]
     assert torch.equal(found["input"], view["image"])
-    _, owners = mixture(view["order"], view["place"], 4)
+    _, owners = mixture(view["permutation"], view["place"], 4)
     hidden = torch.stack([owners[i // 4] != i % 4 for i in range(8)]).view(8, 4, 4)
     hidden = hidden.repeat_interleave(4, 1).repeat_interleave(4, 2).unsqueeze(1).expand(-1, 3, -1, -1)
     assert not found["masked"][hidden].any()

@@ -11,7 +11,7 @@ from tacit.views import Crop, Mixable, Views, collate, finish, input_spec, mixtu
 def drawn(count: int, side: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     view = Mixable(Crop(inputs=input_spec(4 * side, 3)), cell=4)
     params = [view.draw(rng(0, 0, i, 0), 40, 40) for i in range(count)]
-    return torch.stack([torch.from_numpy(p["order"]) for p in params]), torch.tensor([p["place"] for p in params])
+    return torch.stack([torch.from_numpy(p["permutation"]) for p in params]), torch.tensor([p["place"] for p in params])
 
 
 def test_every_image_of_a_group_owns_as_many_positions_and_together_all():
@@ -65,7 +65,7 @@ def test_a_record_draws_the_same_whatever_the_batch_and_its_crop_is_as_without(d
     (b,) = finish(collate([Views(source, [crop], seed=1)[(3, i)] for i in range(4)]), [crop])
     (alone,) = finish(collate([Views(source, [view], seed=1)[(3, 2)]]), [view])
     assert torch.equal(a["image"], b["image"])
-    assert torch.equal(alone["order"][0], a["order"][2])
+    assert torch.equal(alone["permutation"][0], a["permutation"][2])
     assert alone["place"][0] == a["place"][2]
-    assert a["order"].flatten(1).sort().values.tolist() == [list(range(16))] * 4
+    assert a["permutation"].flatten(1).sort().values.tolist() == [list(range(16))] * 4
     assert ((a["place"] >= 0) & (a["place"] < 1)).all()

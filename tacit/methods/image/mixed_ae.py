@@ -135,12 +135,12 @@ class MixedAE(Method):
         return torch.cat([each[:, : self.prefix], encoders.pick(each[:, self.prefix :], ids)], dim=1), ids, mask
 
     def loss(self, views: list[dict[str, Tensor]], progress: Progress) -> Step:
-        view = self.grouped(views[0])  # image [B, C, H, W], order [B, h, w], place [B]
+        view = self.grouped(views[0])  # image [B, C, H, W], permutation [B, h, w], place [B]
         patches = patchify(view["image"], self.patch)
         targets = normalise_patches(patches) if self.s.norm_pix else patches.float()
         pixels, contrasts = [], []
         for shift in range(self.s.sources if self.s.mode == "full" else 1):
-            slots, owners = mixture(view["order"], view["place"], self.s.sources, shift)
+            slots, owners = mixture(view["permutation"], view["place"], self.s.sources, shift)
             tokens, chosen = self.encode(view["image"], slots, owners)
             own, ids, mask = self.unmix(tokens, owners)
             pixels.append(masked_mean((self.decoder(own, ids).float() - targets).square().mean(-1), mask))
@@ -168,8 +168,8 @@ class MixedAE(Method):
     def reconstructions(self, views: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """`repainted`: each [B, C, H, W], as the encoder's inputs."""
         view = self.grouped(views[0])
-        slots, owners = mixture(view["order"], view["place"], self.s.sources)
+        slots, owners = mixture(view["permutation"], view["place"], self.s.sources)
         own, ids, mask = self.unmix(self.encode(view["image"], slots, owners)[0], owners)
-        predicted, mask = self.decoder(own, ids), mask.view_as(view["order"])
+        predicted, mask = self.decoder(own, ids), mask.view_as(view["permutation"])
         found = repainted(view["image"], mask, predicted, self.patch, self.s.norm_pix)
         return {name: x[: len(views[0]["image"])] for name, x in found.items()}
