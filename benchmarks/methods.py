@@ -5,14 +5,15 @@
 
 DIR holds train.parquet and test.parquet (columns image, label). `run` pre-trains by preset `small`, probes, and keeps a
 file for each method and seed in OUT: several calls, one after another or at once, may share it, and what is there is
-not done again. With --fine-tune 1000 each encoder is also trained whole on so many labels, and so is its random twin.
-`table` reads them all and writes the table to benchmarks/results/ as Markdown and JSON. Scores are those of the
-ordinary verbs; labels are for the probes alone.
+not done again; random weights that methods share are scored once. With --fine-tune 1000 each encoder is also trained
+whole on so many labels, and so is its random twin. `table` reads them all and writes the table to benchmarks/results/
+as Markdown and JSON. Scores are those of the ordinary verbs; labels are for the probes alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import platform
 import sys
@@ -57,7 +58,7 @@ def one(options: argparse.Namespace, data: Path, method: str, seed: int) -> None
     encoder = encoders.load(run.path)
     scores = {
         "run": _scores(run, data, asked, seed, options),
-        "random-init": _scores(random_twin(encoder, seed), data, asked, seed, options),
+        "random-init": _of_twin(random_twin(encoder, seed), data, asked, seed, options),
     }
     for of, before in kept.get("scores", {}).items():
         scores[of] = before | scores[of]
@@ -76,6 +77,17 @@ def one(options: argparse.Namespace, data: Path, method: str, seed: int) -> None
 
 def _protocols(options: argparse.Namespace) -> list[str]:
     return [*PROBES, *[FINE_TUNED] * bool(options.fine_tune)]
+
+
+def _of_twin(twin: encoders.Encoder, data: Path, asked: list[str], seed: int, options: argparse.Namespace) -> dict:
+    """The scores of random weights, once for all methods that have the same ones."""
+    weights = b"".join(value.numpy().tobytes() for value in twin.state_dict().values())
+    path = options.out / "random" / f"{hashlib.sha256(weights).hexdigest()[:16]}-{seed}.json"
+    known = read_json(path) if path.is_file() else {}
+    known |= _scores(twin, data, [p for p in asked if p not in known], seed, options)
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, known)
+    return {p: known[p] for p in asked}
 
 
 def _scores(subject, data: Path, asked: list[str], seed: int, options: argparse.Namespace) -> dict[str, float]:

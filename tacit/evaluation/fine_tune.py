@@ -55,9 +55,10 @@ RECIPES = {
     "transfer": Recipe(
         epochs=100, batch_size=1024, lr=7.5e-5, warmup_epochs=3, weight_decay=0.1, mixup=0.8, cutmix=1.0, augment=(2, 9)
     ),
-    # For some thousand small images: weaker mixing, since there are few steps, and lower rates in the lower blocks.
+    # For some thousand small images: weaker mixing, since there are few steps, for which the rates are high, and lower
+    # in the lower blocks.
     "small": Recipe(
-        epochs=20, batch_size=64, lr=5e-4, warmup_epochs=2, layer_decay=0.75, drop_path=0.05, mixup=0.0, cutmix=0.0,
+        epochs=20, batch_size=64, lr=4e-3, warmup_epochs=2, layer_decay=0.75, drop_path=0.05, mixup=0.0, cutmix=0.0,
         augment=(1, 5),
     ),
 }  # fmt: skip
