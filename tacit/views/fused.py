@@ -217,7 +217,7 @@ def _blur(x, work, weights, reach):
                 _weighted(target, work[c, max(y - k, 0)], work[c, min(y + k, height - 1)], weights[k], False)
 
 
-@_compiled
+@_inlined
 def _weighted(target, a, b, weight, anew):
     if anew:
         for i in range(len(target)):
