@@ -3,7 +3,7 @@
     python benchmarks/exams.py --out OUT
     python benchmarks/exams.py --out OUT --data hippocampus_mri --set size=48 --set patch=6
 
-Without --data exams are made (see knee.py): 400 without labels, of which 50 and then 200 get one, and 120 to test on.
+Without --data exams are made (see knee.py): 200 without labels, of which 50 and then all get one, and 120 to test on.
 With it, a folder in the layout of the Decathlon's hippocampus set, {train,test}/{images,labels}/*.nii.gz, whose slices
 are taken as coronal. Its label is whether more of the hippocampus is anterior than in the median training exam. The
 volume itself would be the label one thinks of first, but these exams are cut out around the structure: their number of
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--unlabelled", type=int, default=400)
+    parser.add_argument("--unlabelled", type=int, default=200)
     parser.add_argument("--test", type=int, default=120)
     parser.add_argument("--labelled", type=int, nargs="+", default=[50, 200])
     parser.add_argument("--epochs", type=int, default=10)
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=None, metavar="FIELD=VALUE")
     parser.add_argument("--no-log", action="store_true")
     options = parser.parse_args()
-    options.set = options.set or ["size=64", "patch=8"]  # a lesion is checkered by two pixels, which 32 would not show
+    options.set = options.set or ["size=64", "patch=16"]
     found = [one_seed(options, seed) for seed in options.seeds]
     parts = []
     for count in map(str, options.labelled):

@@ -1,8 +1,9 @@
-"""A made set in MRNet's layout: volumes with the build of a joint, some with a small textured lesion on a few slices.
+"""A made set in MRNet's layout: volumes with the build of a joint, some with an effusion on a few slices.
 
 Every exam has bones, a gap, fat around and a slow bias of its own; all of it changes smoothly from slice to slice, so
-that neighbours are alike. A positive has a lesion of a fine checkered texture, as bright on the mean as what is around,
-on three to five neighbouring slices near the gap. The number of slices says nothing of the label.
+that neighbours are alike. On five to nine neighbouring slices there is a bright oval with soft edges: fluid in the gap
+in a positive, fat of the same size and brightness away from it in a negative. So neither the mean of a slice nor the
+number of slices says anything of the label; where the oval lies among the bones does.
 """
 
 from __future__ import annotations
@@ -33,13 +34,15 @@ def volume(rng: np.random.Generator, positive: bool, side: int = 64) -> np.ndarr
     bone = (np.abs(v) > gap) * (np.abs(u) < wide * reach) * (np.abs(v) < 0.8 * reach)
     image = 0.35 * body + rng.uniform(0.2, 0.35) * gaussian_filter(bone.astype(float), (0.7, 1.2, 1.2))
     image += 0.05 * body * smooth(rng, image.shape, (6, 8, 8))
-    if positive:
-        s, size = int(rng.integers(4, count - 4)), rng.uniform(0.10, 0.16)
-        at = (rng.uniform(-0.35, 0.35), rng.normal(0, 0.05))
-        half = int(rng.integers(1, 3))
-        spot = np.exp(-(((u - at[0]) / size) ** 2 + ((v - at[1]) / size) ** 2)[s - half : s + half + 1])
-        checks = ((np.arange(side)[:, None] // 2 + np.arange(side)[None] // 2) % 2) * 2 - 1
-        image[s - half : s + half + 1] += 0.22 * spot * checks
+    half, wide, high = int(rng.integers(2, 5)), rng.uniform(0.2, 0.35), rng.uniform(0.1, 0.16)
+    s, side_of = int(rng.integers(half, count - half)), rng.choice([-1, 1])
+    fluid, fat = (
+        (rng.uniform(-0.25, 0.25), rng.normal(0, 0.04)),
+        (rng.uniform(-0.5, 0.5), side_of * rng.uniform(0.4, 0.65)),
+    )
+    at = fluid if positive else fat
+    oval = np.exp(-(((u - at[0]) / wide) ** 2 + ((v - at[1]) / high) ** 2))
+    image[s - half : s + half + 1] += 0.3 * oval[s - half : s + half + 1]
     image *= 1 + 0.12 * smooth(rng, image.shape, (3, 3, 3))
     image += rng.normal(0, 0.02, image.shape)
     return (image.clip(0, 1.2) / 1.2 * 255).astype(np.uint8)
