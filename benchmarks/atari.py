@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
-from datetime import date
 from pathlib import Path
 
 import ale_py
@@ -28,6 +26,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.wrappers import AtariPreprocessing
+from log import note  # beside this file
 from order import of_stacks, time_accuracy, trained  # beside this file
 from stable_baselines3 import DQN
 
@@ -39,7 +38,6 @@ from tacit.evaluation.regression import ridge
 from tacit.evaluation.task import random_twin
 from tacit.run import write_json
 
-LOG = Path(__file__).parent / "results" / "LOG.md"
 # Where in the machine's memory positions are.
 MEMORY = {
     "MsPacman": {"player x": 10, "player y": 16, "ghost x": 9, "ghost y": 15},
@@ -177,15 +175,7 @@ def main() -> None:
     if options.play:
         told.append("return " + against(*([s["return"][of] for s in seeds] for of in ("run", "random init"))))
         told.append(f"of random actions {np.mean([s['return']['random actions'] for s in seeds]):.2f}")
-    arguments = [a if sys.argv[i] != "--out" else "OUT" for i, a in enumerate(sys.argv[1:])]
-    line = (
-        f"- {date.today()} {options.game} tov_vicreg, pre-trained and random init, {len(seeds)} seeds: "
-        f"{'; '.join(told)}; `python benchmarks/atari.py {' '.join(arguments)}`; {platform.machine()} "
-        f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
-    )
-    with open(LOG, "a", encoding="utf-8") as f:
-        f.write(line + "\n")
-    print(line)
+    note(f"{options.game} tov_vicreg, pre-trained and random init, {len(seeds)} seeds: {'; '.join(told)}")
 
 
 if __name__ == "__main__":

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
-from datetime import date
 from pathlib import Path
 
 import numpy as np
-import torch
+from log import note  # beside this file
 from PIL import Image
 
 import tacit
@@ -27,7 +25,6 @@ from tacit import encoders
 from tacit.evaluation import difference
 from tacit.evaluation.task import random_twin
 
-LOG = Path(__file__).parent / "results" / "LOG.md"
 PROTOCOLS = {"best head": "attention:foreground=yes", "one head": "attention:foreground=yes:heads=one"}
 
 
@@ -126,15 +123,10 @@ def main() -> None:
             f"{name} {100 * a.mean():.1f} and {100 * b.mean():.1f}, {100 * gain:+.1f} points "
             f"({100 * low:.1f} to {100 * high:.1f})"
         )
-    arguments = [a if sys.argv[i] not in ("--out", "--data") else "DIR" for i, a in enumerate(sys.argv[1:])]
-    line = (
-        f"- {date.today()} attention of DINO on {options.name}, Jaccard index, pre-trained and random init, "
-        f"{len(options.seeds)} seeds: {'; '.join(told)}; `python benchmarks/attention.py {' '.join(arguments)}`; "
-        f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    note(
+        f"attention of DINO on {options.name}, Jaccard index, pre-trained and random init, {len(options.seeds)} seeds: "
+        f"{'; '.join(told)}"
     )
-    with open(LOG, "a", encoding="utf-8") as f:
-        f.write(line + "\n")
-    print(line)
 
 
 if __name__ == "__main__":

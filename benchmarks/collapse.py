@@ -18,14 +18,13 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import date
 from pathlib import Path
 
 from learning import subset  # beside this file
+from log import note  # beside this file
 
 from tacit.run import Run
 
-LOG = Path(__file__).parent / "results" / "LOG.md"
 SIMSIAM = ("momentum=0", "target_start=copied")  # the target is the online network of this step
 CASES = {
     "DINO": ("dino",),
@@ -94,13 +93,10 @@ def main() -> None:
         print(json.dumps(found), file=sys.stderr)
         at = f"step {found['collapsed_at']}" if found["collapsed_at"] else "no"
         told.append(f"{name}: {at}")
-    line = (
-        f"- {date.today()} collapse on {options.name}, {options.records:,} images, first tenth ({found['tenth']} "
+    note(
+        f"collapse on {options.name}, {options.records:,} images, first tenth ({found['tenth']} "
         f"steps) of a run of preset small with {options.encoder} {' '.join(options.set)}, called at: {'; '.join(told)}"
     )
-    with open(LOG, "a", encoding="utf-8") as f:
-        f.write(line + "\n")
-    print(line)
 
 
 if __name__ == "__main__":

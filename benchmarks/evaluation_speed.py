@@ -11,26 +11,23 @@ a line goes to benchmarks/results/LOG.md.
 from __future__ import annotations
 
 import argparse
-import platform
 import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
+from log import note  # beside this file
 
 from tacit import encoders
 from tacit.data import open_source
 from tacit.evaluation.features import features
 from tacit.evaluation.knn import BLOCK, knn_sweep
 from tacit.evaluation.linear_sgd import PRESETS, linear_sgd
-
-HERE = Path(__file__).parent
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -112,12 +109,7 @@ def main() -> None:
     for verb in (first, second):
         verb.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    said = {"knn": knn, "linear": linear}[options.verb](options)
-    machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
-    line = f"- {date.today()} {said}; {machine}"
-    with open(HERE / "results" / "LOG.md", "a", encoding="utf-8") as f:
-        f.write(line + "\n")
-    print(line)
+    note({"knn": knn, "linear": linear}[options.verb](options))
 
 
 if __name__ == "__main__":

@@ -17,19 +17,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 from knee import make  # beside this file
+from log import note  # beside this file
 
 import tacit
 from tacit.evaluation.intervals import over_draws
 from tacit.run import write_json, write_text
-
-LOG = Path(__file__).parent / "results" / "LOG.md"
 
 
 def hippocampus(data: Path, folder: Path) -> Path:
@@ -106,16 +103,11 @@ def main() -> None:
             parts.append(f"{count} by {head} {pre:.3f} and {none:.3f}, {gains.mean():+.3f} ({low:+.3f} to {high:+.3f})")
     counted = np.mean([next(v for k, v in o[count]["auroc"].items() if k.startswith("slice count")) for o in found])
     name = options.data.name if options.data else "made knees"
-    arguments = [a if sys.argv[i] not in ("--data", "--out") else "DIR" for i, a in enumerate(sys.argv[1:])]
-    line = (
-        f"{date.today()} exams of {name}, AUROC pre-trained and random init by exams labelled, {len(found)} seeds: "
-        f"{'; '.join(parts)}; number of slices alone {counted:.3f}; "
-        f"`python benchmarks/exams.py {' '.join(arguments)}`; {platform.machine()}, 1 thread"
+    note(
+        f"exams of {name}, AUROC pre-trained and random init by exams labelled, {len(found)} seeds: "
+        f"{'; '.join(parts)}; number of slices alone {counted:.3f}",
+        keep=not options.no_log,
     )
-    print(line)
-    if not options.no_log:
-        with LOG.open("a", encoding="utf-8") as log:
-            log.write(f"- {line}\n")
 
 
 if __name__ == "__main__":

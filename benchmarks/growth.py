@@ -14,12 +14,11 @@ import pickle
 import random
 import shutil
 import time
-from datetime import date
 from pathlib import Path
 
-from tacit.data import Source, open_source
+from log import note  # beside this file
 
-LOG = Path(__file__).parent / "results" / "LOG.md"
+from tacit.data import Source, open_source
 
 
 def private_memory() -> int:
@@ -74,17 +73,13 @@ def main() -> None:
     parser.add_argument("--files", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--work", type=Path, default=Path("runs/growth"))
     options = parser.parse_args()
-    lines = []
     for count in options.files:
         m = measure(options.work, count)
-        lines.append(
-            f"- {date.today()} growth of the index, {count:,} files: built in {m['build']:.2f} s, reopened in "
+        note(
+            f"growth of the index, {count:,} files: built in {m['build']:.2f} s, reopened in "
             f"{m['reopen']:.3f} s, {m['file']:.1f} MiB on disk, {m['held']:.1f} MiB private in the process, "
             f"{m['worker']:.1f} MiB more in a worker after 10,000 reads, {m['pickle']} bytes when sent to one"
         )
-        print(lines[-1], flush=True)
-    with open(LOG, "a", encoding="utf-8") as f:
-        f.writelines(line + "\n" for line in lines)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import time
 from datetime import date
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from log import command, machine, note  # beside this file
 
 import tacit
 from tacit.evaluation import difference
@@ -61,27 +61,18 @@ def summarise(options: argparse.Namespace, seeds: list[dict]) -> dict:
             gains[protocol] = dict(zip(("gain", "low", "high"), gain, strict=True))
     return {
         "date": f"{date.today()}",
-        "command": " ".join(["python", "benchmarks/learning.py", *_without_paths(sys.argv[1:])]),
+        "command": command(),
         "data": options.name,
         "records": options.records,
         "test": options.test,
         "method": options.method,
         "encoder": options.encoder,
-        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
+        "machine": machine(),
         "versions": {"tacit": tacit.__version__, "torch": torch.__version__},
         "seeds": seeds,
         "mean": {name: float(np.mean(values)) for name, values in rows.items()},
         "over_random_init": gains,
     }
-
-
-def _without_paths(arguments: list[str]) -> list[str]:
-    """The command with DIR and OUT in place of where things lay on this machine."""
-    shown = list(arguments)
-    for option, word in (("--data", "DIR"), ("--out", "OUT")):
-        if option in shown:
-            shown[shown.index(option) + 1] = word
-    return shown
 
 
 def main() -> None:
@@ -106,11 +97,8 @@ def main() -> None:
         f"{p} {100 * g['gain']:+.1f} points ({100 * g['low']:.1f} to {100 * g['high']:.1f})"
         for p, g in summary["over_random_init"].items()
     )
-    line = f"- {summary['date']} {options.name} {options.method} {options.encoder}, {len(options.seeds)} seeds: {gains}"
-    with open(HERE / "results" / "LOG.md", "a", encoding="utf-8") as f:
-        f.write(line + "\n")
     print(json.dumps(summary["mean"], indent=2))
-    print(line)
+    note(f"{options.name} {options.method} {options.encoder}, {len(options.seeds)} seeds: {gains}")
 
 
 if __name__ == "__main__":

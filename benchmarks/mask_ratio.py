@@ -12,14 +12,13 @@ work no mask changes, is left out. A line goes to benchmarks/results/LOG.md.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import torch
+from log import note  # beside this file
 from torch import nn
 
 from tacit.encoders import encode_visible, visible_ids
@@ -108,17 +107,11 @@ def main() -> None:
             for ratio, measured, shape in zip(ratios[1:], found[1:], predicted[1:], strict=True)
         )
         parts.append(f"{title} {shares}")
-    chip = (
-        torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} {torch.get_num_threads()} threads"
-    )
-    line = (
-        f"- {date.today()} mask ratio, MAE {' '.join([f'`{options.preset}`', *options.set])}, {patches} patches, batch "
+    note(
+        f"mask ratio, MAE {' '.join([f'`{options.preset}`', *options.set])}, {patches} patches, batch "
         f"{options.batch}, {'bf16' if options.bf16 else 'fp32'}: share of the time with nothing hidden, measured "
-        f"(predicted): {'; '.join(parts)}; medians of {options.repeats} turns; {chip}"
+        f"(predicted): {'; '.join(parts)}; medians of {options.repeats} turns"
     )
-    with open(HERE / "results" / "LOG.md", "a", encoding="utf-8") as f:
-        f.write(line + "\n")
-    print(line)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import platform
 import sys
 import time
 from datetime import date
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from learning import subset  # beside this file
+from log import machine  # beside this file
 
 import tacit
 from tacit import encoders
@@ -136,8 +136,10 @@ def table(options: argparse.Namespace) -> str:
     text = (
         head + f"| | {' | '.join(titles[p] for p in asked)} |\n|{'---|' * (len(asked) + 1)}\n" + "\n".join(rows) + "\n"
     )
-    about = {"date": f"{date.today()}", "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-             "versions": {"tacit": tacit.__version__, "torch": torch.__version__}}  # fmt: skip
+    about = {
+        "date": f"{date.today()}", "machine": machine(),
+        "versions": {"tacit": tacit.__version__, "torch": torch.__version__},
+    }  # fmt: skip
     stem = f"{date.today()}-{options.name}-methods"
     write_text(HERE / "results" / f"{stem}.md", text)
     write_json(HERE / "results" / f"{stem}.json", {**about, "methods": summary, "runs": kept})

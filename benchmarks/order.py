@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import time
 from datetime import date
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from log import command, machine, note  # beside this file
 from sprites import write_episodes
 
 import tacit
@@ -120,11 +120,10 @@ def main() -> None:
         rows = [np.array([s["r2"][of][target] for s in seeds]) for of in ("run", "random-init")]
         mean = difference(*rows) if len(seeds) > 1 else (float((rows[0] - rows[1]).mean()), None, None)
         gains[target] = dict(zip(("gain", "low", "high"), mean, strict=True))
-    arguments = [a if sys.argv[i] != "--out" else "OUT" for i, a in enumerate(sys.argv[1:])]
     summary = {
         "date": f"{date.today()}",
-        "command": " ".join(["python", "benchmarks/order.py", *arguments]),
-        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
+        "command": command(),
+        "machine": machine(),
         "versions": {"tacit": tacit.__version__, "torch": torch.__version__},
         "seeds": seeds,
         "over_random_init": gains,
@@ -132,11 +131,8 @@ def main() -> None:
     write_json(HERE / "results" / f"{summary['date']}-sprites-tov_vicreg.json", summary)
     told = ", ".join(f"{100 * s['time']['mean']:.1f} % ({100 * s['time']['low']:.1f} up)" for s in seeds)
     more = ", ".join(f"{name} {g['gain']:+.2f}" for name, g in gains.items())
-    line = f"- {summary['date']} sprites tov_vicreg, {len(seeds)} seeds: order told {told}; R² over random init: {more}"
-    with open(HERE / "results" / "LOG.md", "a", encoding="utf-8") as f:
-        f.write(line + "\n")
     print(json.dumps(gains, indent=2))
-    print(line)
+    note(f"sprites tov_vicreg, {len(seeds)} seeds: order told {told}; R² over random init: {more}")
 
 
 if __name__ == "__main__":

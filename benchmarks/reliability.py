@@ -19,17 +19,16 @@ import signal
 import time
 import zlib
 from collections import Counter
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
+from log import note  # beside this file
 from PIL import Image
 
 import tacit
 from tacit.errors import DataError
 
-LOG = Path(__file__).parent / "results" / "LOG.md"
 TINY = ["size=16", "patch=8", "hidden=32", "out=16", "queue_size=64", "check_every=0", "log_every=1"]
 
 
@@ -169,10 +168,7 @@ def main() -> None:
     work = options.work / options.proof
     shutil.rmtree(work, ignore_errors=True)
     told = {"kill": kill, "broken": broken, "workers": workers}[options.proof](work.resolve())
-    line = f"- {date.today()} reliability {options.proof}: {told}"
-    print(line)
-    with open(LOG, "a", encoding="utf-8") as f:
-        f.write(line + "\n")
+    note(f"reliability {options.proof}: {told}")
 
 
 if __name__ == "__main__":

@@ -5,15 +5,14 @@
 DIR holds train.parquet and test.parquet (columns image, label). Every encoder is pre-trained by preset `small` at 32
 pixels, then made anew for 48 with windows that grow as much (`encoders.at_size`: tables interpolated, continuous
 positions extrapolated); no weight is trained after that. The probes are the ordinary ones, at each size on the same
-pictures, resized; random weights at each size come with them. The summary goes to benchmarks/results/ as JSON, with the
-change of accuracy from 32 to 48 and its interval over seeds.
+pictures, resized; random weights at each size come with them. The summary goes to benchmarks/results/ as JSON and as a
+line of LOG.md, with the change of accuracy from 32 to 48 and its interval over seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 from datetime import date
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from learning import subset  # beside this file
+from log import machine, note  # beside this file
 
 import tacit
 from tacit import encoders
@@ -67,7 +67,7 @@ def summarise(options: argparse.Namespace, found: dict[str, list[dict[str, float
         "date": f"{date.today()}", "data": options.name, "method": options.method, "records": options.records,
         "test": options.test, "epochs": options.epochs, "set": options.set,
         "sizes": {scale: {"size": s, "window": w} for scale, (s, w) in SIZES.items()},
-        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
+        "machine": machine(),
         "versions": {"tacit": tacit.__version__, "torch": torch.__version__},
         "encoders": rows,
     }  # fmt: skip
@@ -92,11 +92,16 @@ def main() -> None:
     summary = summarise(options, found)
     stem = f"{summary['date']}-{options.name}-{options.method}-resolution"
     write_json(HERE / "results" / f"{stem}.json", summary)
+    told = []
     for name, row in summary["encoders"].items():
         for protocol, lost in row["from_1x_to_1.5x"].items():
             near, far = (100 * row["mean"][f"run/{scale}/{protocol}"] for scale in SIZES)
             within = f" ({100 * lost['low']:+.1f} to {100 * lost['high']:+.1f})" if "low" in lost else ""
-            print(f"{name} {protocol}: {near:.1f} at 1x, {far:.1f} at 1.5x, {100 * lost['change']:+.1f} points{within}")
+            told.append(f"{name} {protocol} {near:.1f} and {far:.1f}, {100 * lost['change']:+.1f} points{within}")
+    note(
+        f"{options.method} on {options.name}, {options.records:,} images, {options.epochs} epochs, "
+        f"{len(options.seeds)} seeds, at {SIZE} pixels and at half as much again: {'; '.join(told)}"
+    )
 
 
 if __name__ == "__main__":

@@ -12,21 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
-from datetime import date
 from pathlib import Path
 
 import numpy as np
-import torch
 from learning import subset  # beside this file
+from log import note  # beside this file
 
 import tacit
 from tacit import encoders
 from tacit.evaluation import classifier, difference
 from tacit.evaluation.task import random_twin
 
-LOG = Path(__file__).parent / "results" / "LOG.md"
 PAIRS = (
     ("encoder", "random"),
     ("middle", "random"),
@@ -83,16 +80,10 @@ def main() -> None:
         for a, b in PAIRS:
             gain, low, high = (100 * x for x in difference(scores[a], scores[b]))
             told.append(f"{a} over {b} {gain:+.1f} points ({low:.1f} to {high:.1f})")
-    arguments = [a if sys.argv[i] not in ("--data", "--runs") else "DIR" for i, a in enumerate(sys.argv[1:])]
-    line = (
-        f"- {date.today()} SimCLR v2's stages on {options.name}, {options.records:,} images of which "
-        f"{options.percent:g} % have labels, accuracy of classifiers, {len(seeds)} seeds: {'; '.join(told)}; "
-        f"`python benchmarks/stages.py {' '.join(arguments)}`; "
-        f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    note(
+        f"SimCLR v2's stages on {options.name}, {options.records:,} images of which "
+        f"{options.percent:g} % have labels, accuracy of classifiers, {len(seeds)} seeds: {'; '.join(told)}"
     )
-    with open(LOG, "a", encoding="utf-8") as f:
-        f.write(line + "\n")
-    print(line)
 
 
 if __name__ == "__main__":

@@ -15,22 +15,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 
 import numpy as np
+from log import note  # beside this file
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 HERE = Path(__file__).parent
-LOG = HERE / "results" / "LOG.md"
 # A job's name, our method, and what of its paper's settings is not the peers' documented default.
 JOBS = {
     "two views": ("moco_v3", {}),
@@ -130,14 +128,11 @@ def main() -> None:
                     line += f", {middle:.2f} x {who} ({low:.2f} to {high:.2f}; {rates[who]:.0f})"
             print(line, flush=True)
             parts.append(line)
-    arguments = [a.split("=")[0] + "=PYTHON" if "=" in a else a for a in sys.argv[1:]]
-    line = (
-        f"{date.today()} views of photographs of {SIZE[0]} x {SIZE[1]}, one core, medians of {options.pairs} turns: "
-        f"{'; '.join(parts)}; `{' '.join(['python benchmarks/views.py', *arguments])}`; {platform.machine()}"
+    note(
+        f"views of photographs of {SIZE[0]} x {SIZE[1]}, one core, medians of {options.pairs} turns: "
+        f"{'; '.join(parts)}",
+        keep=not options.no_log,
     )
-    if not options.no_log:
-        with LOG.open("a", encoding="utf-8") as log:
-            log.write(f"- {line}\n")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ class CAE(Method):
         # of patches at full size, for at half of it a patch of 4 is left with 4 pixels; a sixteenth as many. Small
         # batches, a short warm-up, LayerScale from 1, for it has no time to grow, larger parts of the pictures.
         "small": Settings(
-            encoder="vit_mini", size=32, epochs=20, warmup_epochs=1, batch_size=64, lr=1.5e-3, lr_batch=64,
+            encoder="vit_mini", size=32, epochs=20, warmup_epochs=1, batch_size=32, lr=1e-3, lr_batch=64,
             token_size=32, vocabulary=512, mask_block=4, regressor_width=128, regressor_depth=2, regressor_heads=4,
             decoder_depth=2, layer_scale=1.0, regressor_layer_scale=1.0, drop_path=0.05, min_area=0.2,
         ),
