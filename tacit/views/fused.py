@@ -8,22 +8,38 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from tacit.views.crop import Crop
+from tacit.views.crop import JITTERS, Crop
+
+
+def _can_keep() -> bool:
+    """Whether there is a folder to keep compiled code in; numba does without only when told so."""
+    try:
+        numba.njit(cache=True)(_gaussians)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _gaussians(sigma: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights [B, most + 1] from the middle outwards, and how far they reach: five sigma, where they are a millionth of
+    the whole, and `most` pixels at most; 0 for no blur."""
+    reach = np.minimum(np.ceil(5 * sigma), most).astype(np.int64)
+    offset = np.arange(most + 1)
+    weights = np.exp(-0.5 * (offset / np.maximum(sigma, 1e-6)[:, None]) ** 2) * (offset <= reach[:, None])
+    return (weights / (weights[:, :1] + 2 * weights[:, 1:].sum(1, keepdims=True))).astype(np.float32), reach
+
 
 # No "nnan": a picture may hold NaN, which a monitor is to see.
 _compiled = numba.njit(
-    nogil=True, cache=True, boundscheck=False, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
+    nogil=True, cache=_can_keep(), boundscheck=False, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
 )
 _inlined = numba.njit(inline="always")
-JITTERS = ("brightness", "contrast", "saturation", "hue")  # by the numbers that a crop's order is of
 _ZERO, _ONE, _TWO, _SIX = np.float32(0), np.float32(1), np.float32(2), np.float32(6)
 _R, _G, _B = np.float32(0.299), np.float32(0.587), np.float32(0.114)
 
@@ -58,15 +74,6 @@ def crops(images: Tensor, params: dict[str, Tensor], crop: Crop) -> Tensor:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(run, range(threads)))
     return out
-
-
-def _gaussians(sigma: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights [B, most + 1] from the middle outwards, and how far they reach: five sigma, where they are a millionth of
-    the whole, and `most` pixels at most; 0 for no blur."""
-    reach = np.minimum(np.ceil(5 * sigma), most).astype(np.int64)
-    offset = np.arange(most + 1)
-    weights = np.exp(-0.5 * (offset / np.maximum(sigma, 1e-6)[:, None]) ** 2) * (offset <= reach[:, None])
-    return (weights / (weights[:, :1] + 2 * weights[:, 1:].sum(1, keepdims=True))).astype(np.float32), reach
 
 
 @_compiled
