@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tacit.views import Crop, fused, input_spec, rng
+from tacit.views import Crop, input_spec, rng
 from tacit.views.dataset import _column
+
+fused = pytest.importorskip("tacit.views.fused", reason="needs numba")
 
 EVERYTHING = {
     "jitter": (0.8, 0.8, 0.8, 0.2), "jitter_p": 0.8, "gray_p": 0.2, "blur_p": 0.5, "solarize_p": 0.3,
@@ -78,7 +80,9 @@ def test_what_is_no_number_stays_none():
     assert made[kept][:, 1, 4, 5].isnan().all()
 
 
-def test_a_view_takes_the_compiled_way():
+def test_a_view_takes_the_compiled_way_and_the_other_without_numba(monkeypatch):
     crop = Crop(input_spec(24, 3), **EVERYTHING)
     x, params = pictures(3, torch.uint8), drawn(crop)
     assert torch.equal(crop.finish(x, params)["image"], fused.crops(x, params, crop))
+    monkeypatch.setattr("tacit.views.crop._compiler", lambda: False)
+    assert torch.equal(crop.finish(x, params)["image"], crop.photometry(x, params))
