@@ -1,7 +1,7 @@
 """Does SB-SSL's pre-training help to tell exams apart? AUROC after it and after none, from few labelled exams.
 
     python benchmarks/exams.py --out OUT
-    python benchmarks/exams.py --out OUT --data hippocampus_mri --set size=48 --set patch=6
+    python benchmarks/exams.py --out OUT --data hippocampus_mri --labelled 48 96 --set size=48 --set patch=12
 
 Without --data exams are made (see knee.py): 200 without labels, of which 50 and then all get one, and 120 to test on.
 With it, a folder in the layout of the Decathlon's hippocampus set, {train,test}/{images,labels}/*.nii.gz, whose slices

@@ -68,9 +68,9 @@ class GMML(Method):
         "aligned": Settings(align=16),
         # For some thousand small images on one CPU or GPU. Far fewer steps than the paper's: batches of an eighth for
         # more of them, a short warm-up, no stochastic depth. Blocks at the same shares of the depth. A patch is an
-        # eighth of the side, not a fourteenth: blocks of whole ones, up to three quarters of the side, or hardly any
-        # would be hidden. Half the blur, and larger crops, which hold something to give back. No blocks of other
-        # pictures, with which less was learnt in so few steps; `donor_share=0.3` brings them back.
+        # eighth of the side, not a fourteenth: blocks are of whole ones, and up to three quarters of the side. Half the
+        # blur, and larger crops, which hold something to give back. No blocks of other pictures, with which less was
+        # learnt in so few steps; `donor_share=0.3` brings them back.
         "small": Settings(
             encoder="vit_mini", size=32, epochs=20, warmup_epochs=1, batch_size=32, lr=2e-3, drop_path=0.0, align=4,
             max_block=0.75, donor_share=0.0, depths=(2, 3, 4), global_area=(0.4, 1.0), blur_sigma=(0.1, 1.0),
