@@ -81,8 +81,10 @@ def _protocols(options: argparse.Namespace) -> list[str]:
 
 def _of_twin(twin: encoders.Encoder, data: Path, asked: list[str], seed: int, options: argparse.Namespace) -> dict:
     """The scores of random weights, once for all methods that have the same ones."""
-    weights = b"".join(value.numpy().tobytes() for value in twin.state_dict().values())
-    path = options.out / "random" / f"{hashlib.sha256(weights).hexdigest()[:16]}-{seed}.json"
+    key = hashlib.sha256(json.dumps(encoders.describe(twin), sort_keys=True, default=str).encode())
+    for value in twin.state_dict().values():
+        key.update(value.numpy().tobytes())
+    path = options.out / "random" / f"{key.hexdigest()[:16]}-{seed}.json"
     known = read_json(path) if path.is_file() else {}
     known |= _scores(twin, data, [p for p in asked if p not in known], seed, options)
     path.parent.mkdir(exist_ok=True)
