@@ -102,9 +102,9 @@ class Picture:
         shrink = min(min(cut.height / cut.size[0], cut.width / cut.size[1]) for cut in cuts)
         image = self._pixels(shrink)
         fy, fx = image.size[1] / self.height, image.size[0] / self.width
-        if image.mode == "RGB" and fy == fx == 1 and _pays(image.width, image.height):
+        if image.mode == "RGB" and fy == fx == 1 and _pays(image.width, image.height) and all(map(_on_pixels, cuts)):
             pixels = np.asarray(image)
-            return [_resized(pixels, cut) if _on_pixels(cut) else _crop(image, cut, 1.0, 1.0) for cut in cuts]
+            return [_resized(pixels, cut) for cut in cuts]
         return [self._spread(_crop(image, cut, fy, fx)) for cut in cuts]
 
     def array(self) -> np.ndarray:
