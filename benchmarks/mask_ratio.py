@@ -15,7 +15,6 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from log import note  # beside this file
@@ -27,7 +26,6 @@ from tacit.methods.image.mae import MAE
 from tacit.settings import with_assignments
 from tacit.views import random_mask, rng
 
-HERE = Path(__file__).parent
 START = Progress(0, 1, 1)
 
 

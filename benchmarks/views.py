@@ -19,12 +19,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from log import note  # beside this file
+from peers.timing import seconds  # beside this file
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -65,30 +65,27 @@ def ours(job: str, folder: Path, count: int) -> float:
     source = open_source(str(folder))
     drawn = Views(source, views, seed=0)
 
-    def batch(epoch: int, start: int, size: int) -> None:
-        finish(collate([drawn[(epoch, (start + i) % len(source))] for i in range(size)]), views)
+    def batch(start: int, size: int) -> None:
+        finish(collate([drawn[(0, (start + i) % len(source))] for i in range(size)]), views)
 
-    batch(0, 0, 16)
-    begun = time.process_time()
-    for start in range(0, count, 16):
-        batch(1, start, min(16, count - start))
-    return (time.process_time() - begun) / count
+    return seconds(batch, count)
 
 
 def decoding(folder: Path, count: int) -> float:
     files = sorted(folder.glob("*.jpg"))
-    begun = time.process_time()
-    for number in range(count):
-        Image.open(files[number % len(files)]).convert("RGB")
-    return (time.process_time() - begun) / count
+
+    def batch(start: int, size: int) -> None:
+        for i in range(size):
+            Image.open(files[(start + i) % len(files)]).convert("RGB")
+
+    return seconds(batch, count)
 
 
 def told(who: str, python: str, job: str, folder: Path, count: int) -> float:
     """What a program of its own says, on one core."""
-    script = (
-        [str(HERE / "views.py"), "--one"] if who in ("tacit", "decode") else [str(HERE / "peers" / f"{who}_views.py")]
-    )
-    command = [python, *script, *([who] if script[1:] else []), job, str(folder), str(count)]
+    own = who in ("tacit", "decode")
+    script = [str(HERE / "views.py"), "--one", who] if own else [str(HERE / "peers" / f"{who}_views.py")]
+    command = [python, *script, job, str(folder), str(count)]
     alone = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") | {"PYTHONPATH": str(HERE.parent)}
     done = subprocess.run(command, capture_output=True, text=True, env=alone, check=False)
     if done.returncode:
@@ -128,9 +125,9 @@ def main() -> None:
                     line += f", {middle:.2f} x {who} ({low:.2f} to {high:.2f}; {rates[who]:.0f})"
             print(line, flush=True)
             parts.append(line)
+    of = "" if options.data else f" of {SIZE[0]} x {SIZE[1]}"
     note(
-        f"views of photographs of {SIZE[0]} x {SIZE[1]}, one core, medians of {options.pairs} turns: "
-        f"{'; '.join(parts)}",
+        f"views of photographs{of}, one core, medians of {options.pairs} turns: {'; '.join(parts)}",
         keep=not options.no_log,
     )
 

@@ -1,12 +1,12 @@
 """lightly's transforms as it documents them: seconds of one core for a photograph. Run by benchmarks/views.py."""
 
 import sys
-import time
 from pathlib import Path
 
 import torch
 from lightly.transforms import BYOLTransform, DINOTransform, MAETransform
 from PIL import Image
+from timing import seconds  # beside this file
 
 JOBS = {"two views": BYOLTransform, "2 + 6 views": DINOTransform, "one view": MAETransform}
 
@@ -21,8 +21,4 @@ def batch(start: int, size: int) -> None:
         torch.stack(parts)
 
 
-batch(0, 16)
-begun = time.process_time()
-for start in range(0, count, 16):
-    batch(start, min(16, count - start))
-print((time.process_time() - begun) / count)
+print(seconds(batch, count))

@@ -1,10 +1,10 @@
 """torchvision's v2 transforms on tensors of bytes: seconds of one core for a photograph. Run by benchmarks/views.py."""
 
 import sys
-import time
 from pathlib import Path
 
 import torch
+from timing import seconds  # beside this file
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 
@@ -50,8 +50,4 @@ def batch(start: int, size: int) -> None:
         torch.stack(parts)
 
 
-batch(0, 16)
-begun = time.process_time()
-for start in range(0, count, 16):
-    batch(start, min(16, count - start))
-print((time.process_time() - begun) / count)
+print(seconds(batch, count))
