@@ -1,7 +1,8 @@
 """The photometry of crops on a CPU, compiled: one record after another, each while it is in the cache.
 
-What `photometry` does to a batch in some hundred passes through memory, these loops do in about ten; the formulas are
-the same. numba compiles them when they are first called and keeps the result beside this file, or in the user's cache.
+`photometry` goes through a batch in memory for each step of a formula, these loops once for each formula; the formulas
+are the same. numba compiles them when they are first called and keeps the result beside this file, or in the user's
+cache.
 """
 
 from __future__ import annotations
@@ -78,24 +79,9 @@ def crops(images: Tensor, params: dict[str, Tensor], crop: Crop) -> Tensor:
 
 @_compiled
 def _records(
-    images,
-    scale,
-    out,
-    work,
-    first,
-    stride,
-    jitter,
-    order,
-    amounts,
-    adds,
-    gray,
-    weights,
-    reach,
-    solarize,
-    threshold,
-    mean,
-    std,
-):
+    images, scale, out, work, first, stride, jitter, order, amounts, adds, gray, weights, reach, solarize, threshold,
+    mean, std,
+):  # fmt: skip
     colour = images.shape[1] == 3
     for i in range(first, len(images), stride):
         x = out[i]
