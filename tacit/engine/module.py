@@ -50,7 +50,7 @@ class Training(L.LightningModule):
         return learning_rate(self.recipe, self.step, self.steps, self.steps_per_epoch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return optimiser(self.method, self.recipe)
+        return optimiser(self.method, self.recipe, fused=self.trainer.precision != "16-mixed")
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         views = finish(batch, self.pipelines)

@@ -25,11 +25,13 @@ def decays(name: str, parameter: Tensor, positions: bool) -> bool:
     return positions or not name.endswith(POSITIONS)
 
 
-def optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def optimiser(module: nn.Module, recipe: Recipe, *, fused: bool = True) -> torch.optim.Optimizer:
     """What `recipe.optimizer` says, over what is trained, in two groups: decayed, and not (nor adapted by LARS).
 
     The learning rate is set at every step, to the group's `share` of it, and so is the weight decay of the group with
-    `decayed`. Where layers have rates of their own there are two groups for each, the full rate's first.
+    `decayed`. Where layers have rates of their own there are two groups for each, the full rate's first. `fused` takes
+    PyTorch's kernels that go through the weights once; they undo the scale of fp16 by themselves, after gradients have
+    been clipped, so fp16 must do without.
     """
     trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
     chosen = {n: recipe.decay_vectors or decays(n, p, recipe.decay_positions) for n, p in trained}
@@ -43,10 +45,11 @@ def optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         for decayed in (True, False)
     ]  # fmt: skip
     groups = [group for group in groups if group["params"]]
+    how = {"fused": True} if fused else {"foreach": True}
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, eps=recipe.eps, foreach=True)
+        return torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, eps=recipe.eps, **how)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=recipe.sgd_momentum, foreach=True)
+        return torch.optim.SGD(groups, lr=0.0, momentum=recipe.sgd_momentum, **how)
     return Lars(
         [{**group, "adapt": group["decayed"]} for group in groups], lr=0.0, momentum=recipe.sgd_momentum,
         trust=recipe.trust, lr_inside=recipe.optimizer == "lars_lr_inside", larc=recipe.optimizer == "larc",

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 from itertools import pairwise
 
@@ -162,3 +163,27 @@ def test_the_peak_alone_grows_by_the_root_of_the_batch():
     assert learning_rate(s, 100, 100, 10) == pytest.approx(1e-6)
     assert problems(dataclasses.replace(s, lr=6e-7)) == []
     assert any("lr = " in p for p in problems(dataclasses.replace(s, lr=4e-7)))
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_fused_optimisers_take_the_plain_ones_steps(name, layout):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(72, 4)).to(
+        memory_format=layout
+    )
+    nets = [plain, copy.deepcopy(plain)]
+    solvers = [
+        optimiser(net, Recipe(optimizer=name), fused=fused) for net, fused in zip(nets, (False, True), strict=True)
+    ]
+    for _ in range(4):
+        x = torch.randn(6, 3, 5, 5)
+        for net, solver in zip(nets, solvers, strict=True):
+            for group in solver.param_groups:
+                group["lr"] = 0.01
+            solver.zero_grad()
+            net(x).square().mean().backward()
+            solver.step()
+    assert solvers[1].param_groups[0]["fused"]
+    for a, b in zip(*(net.parameters() for net in nets), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
