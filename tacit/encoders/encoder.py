@@ -11,8 +11,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from tacit.encoders.chunks import ChunkAttention
+from tacit.encoders.class_token import class_token, reads_class_token
 from tacit.encoders.cvt import CvT
 from tacit.encoders.mask_tokens import MASKABLE, masked_features
+from tacit.encoders.skip_rows import skip_dropped_rows
 from tacit.encoders.vil import ViL
 from tacit.views import Inputs
 
@@ -66,7 +68,7 @@ class Encoder(nn.Module):
         self, x: Tensor, with_tokens: bool = False, hidden: tuple[Tensor, Tensor] | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         if not with_tokens:
-            return self.trunk(x)
+            return class_token(self.trunk, x) if reads_class_token(self.trunk) else self.trunk(x)
         y = self.trunk.forward_features(x) if hidden is None else masked_features(self.trunk, x, *hidden)
         return self.trunk.forward_head(y), self._rows(y)
 
@@ -75,7 +77,7 @@ class Encoder(nn.Module):
         return self._rows(self.trunk.forward_features(x))
 
     def features_and_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`forward(x)` [B, width] and `tokens(x)` [B, N, D], both exactly, from one pass."""
+        """`forward(x)` [B, width], to rounding, and `tokens(x)` [B, N, D], from one pass."""
         return self(x, with_tokens=True)  # a call of the module, which torch.compile and hooks see
 
     def _rows(self, y: Tensor) -> Tensor:
@@ -109,6 +111,8 @@ def set_drop_path(encoder: Encoder, rate: float) -> Encoder:
         p = rate * i / max(len(blocks) - 1, 1)
         for name in _slots(block):
             setattr(block, name, DropPath(p) if p else nn.Identity())
+        if p:
+            skip_dropped_rows(block)
     return encoder
 
 

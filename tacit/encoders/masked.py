@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from tacit.encoders.build import resolve
 from tacit.encoders.encoder import Encoder
 from tacit.encoders.geometry import default_patch, family
+from tacit.encoders.skip_rows import PLAIN_BLOCKS, add_branch
 from tacit.errors import UsageError
 
 
@@ -66,13 +66,13 @@ def encode_tokens(
     if attend is None:
         return trunk.norm(trunk.blocks(x))
     for block in trunk.blocks:
-        if type(block) is not Block:
+        if type(block) not in PLAIN_BLOCKS:
             raise UsageError(
                 f"{encoder.name} is made of {type(block).__name__}, whose attention cannot be replaced. Take a ViT of "
                 "plain blocks, such as vit_mini or deit_small."
             )
         x = x + block.drop_path1(block.ls1(attend(block.attn, block.norm1(x))))
-        x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+        x = add_branch(x, block.drop_path2, lambda rows, block=block: block.ls2(block.mlp(block.norm2(rows))))
     return trunk.norm(x)
 
 
