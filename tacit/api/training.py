@@ -81,6 +81,8 @@ def pretrain(
     Raises:
         UsageError: something cannot work, found before any data is read. DataError, RunFailed: the run cannot go on.
     """
+    import torch
+
     from tacit import methods
     from tacit.data import mix, open_source
     from tacit.distributed import rank
@@ -88,6 +90,7 @@ def pretrain(
     from tacit.engine.plan import PRECISIONS, Plan
     from tacit.engine.recipe import steps_per_epoch
     from tacit.engine.train import prepare, rehearse, train
+    from tacit.views import compiles_first
 
     out = Path(out)
     cls = methods.find(method)
@@ -143,8 +146,10 @@ def pretrain(
         return {**resolved, **rehearse(cls, settings, source, plan, steps=total)}
     from tacit.engine.environment import environment
 
-    prepared = prepare(cls, settings, source, plan, steps=total)
     first = rank() == 0
+    if first and cls.modality == "image" and not torch.cuda.is_available() and compiles_first():
+        Journal(None, quiet=quiet).say("Compiling the loops that change colours, once on this machine: some seconds.")
+    prepared = prepare(cls, settings, source, plan, steps=total)
     if first:
         write_text(out / "settings.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
         write_json(out / "environment.json", environment())

@@ -1,6 +1,6 @@
 from tacit.views.augment import erase, rand_augment
 from tacit.views.corruption import Blocks, Corrupted, Spoiled, corruption_problems
-from tacit.views.crop import Crop, View
+from tacit.views.crop import Crop, View, compiles_first
 from tacit.views.dataset import Plain, Views, collate, finish
 from tacit.views.hiding import Hiding, hide, hiding_problems, patches_of
 from tacit.views.inputs import IMAGENET_MEAN, IMAGENET_STD, Inputs, input_spec
@@ -48,6 +48,7 @@ __all__ = [
     "block_mask",
     "block_problems",
     "collate",
+    "compiles_first",
     "corruption_problems",
     "count_problems",
     "equal_multi_crop",

@@ -195,6 +195,15 @@ class Around:
         return self.crop.change(pixels, params)
 
 
+def compiles_first() -> bool:
+    """Whether the first batch of a CPU waits while its loops are compiled, once on this machine."""
+    if not _compiler():
+        return False
+    from tacit.views import fused
+
+    return not fused.kept()
+
+
 @cache
 def _compiler() -> bool:
     """Whether numba, which there may be no build of for a new Python, is at hand."""

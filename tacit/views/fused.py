@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -43,6 +44,12 @@ _compiled = numba.njit(
 _inlined = numba.njit(inline="always")
 _ZERO, _ONE, _TWO, _SIX = np.float32(0), np.float32(1), np.float32(2), np.float32(6)
 _R, _G, _B = np.float32(0.299), np.float32(0.587), np.float32(0.114)
+
+
+def kept() -> bool:
+    """Whether the loops were compiled before and wait in a file, rather than for their compiler, some seconds long."""
+    folder = _records.stats.cache_path
+    return bool(folder) and any(Path(folder).glob(f"{Path(__file__).stem}.{_records.__name__}-*.nbi"))
 
 
 def crops(images: Tensor, params: dict[str, Tensor], crop: Crop) -> Tensor:

@@ -1,8 +1,13 @@
 """The compiled photometry against the one in batches, which is tested against torchvision."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tacit.views import Crop, input_spec, rng
 from tacit.views.dataset import _column
@@ -86,3 +91,20 @@ def test_a_view_takes_the_compiled_way_and_the_other_without_numba(monkeypatch):
     assert torch.equal(crop.finish(x, params)["image"], fused.crops(x, params, crop))
     monkeypatch.setattr("tacit.views.crop._compiler", lambda: False)
     assert torch.equal(crop.finish(x, params)["image"], crop.photometry(x, params))
+
+
+def test_a_user_is_told_of_the_first_compilation_and_of_no_other(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for i in range(8):
+        Image.fromarray(np.full((16, 16, 3), 20 * i, dtype=np.uint8)).save(data / f"{i}.png")
+    said = []
+    for turn in range(2):
+        done = subprocess.run(
+            [sys.executable, "-m", "tacit", "pretrain", "vicreg", "--data", str(data), "--preset", "small", "--encoder",
+             "vit_mini", "--steps", "1", "--batch-size", "4", "--set", "size=16", "--set", "hidden=16", "--set",
+             "out=16", "--workers", "0", "--out", str(tmp_path / f"run{turn}")],
+            capture_output=True, text=True, env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}, check=True,
+        )  # fmt: skip
+        said.append("once on this machine" in done.stderr)
+    assert said == [True, False]
