@@ -2,6 +2,7 @@ from tacit.views.augment import erase, rand_augment
 from tacit.views.corruption import Blocks, Corrupted, Spoiled, corruption_problems
 from tacit.views.crop import Crop, View, compiles_first
 from tacit.views.dataset import Plain, Views, collate, finish
+from tacit.views.filterbank import kaldi_fbank, mel_db
 from tacit.views.hiding import Hiding, hide, hiding_problems, patches_of
 from tacit.views.inputs import IMAGENET_MEAN, IMAGENET_STD, Inputs, input_spec
 from tacit.views.masks import (
@@ -23,6 +24,7 @@ from tacit.views.multi_crop import augmented_multi_crop, equal_multi_crop, maske
 from tacit.views.pair import SIT_PAIRS, sit_pair, unlike_pair
 from tacit.views.random import rng
 from tacit.views.rendering import Rendering, rendered_twice
+from tacit.views.sound import SoundInputs, inputs_from_dict, kaldi_inputs, mel_db_inputs
 from tacit.views.turns import Tilted, Turned
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "Plain",
     "Rendering",
     "Sampler",
+    "SoundInputs",
     "Spoiled",
     "Tilted",
     "Turned",
@@ -58,7 +61,12 @@ __all__ = [
     "hide",
     "hiding_problems",
     "input_spec",
+    "inputs_from_dict",
+    "kaldi_fbank",
+    "kaldi_inputs",
     "masked_multi_crop",
+    "mel_db",
+    "mel_db_inputs",
     "mixed",
     "mixture",
     "multi_block_masks",

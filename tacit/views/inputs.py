@@ -28,6 +28,11 @@ class Inputs:
     interpolation: str = "bilinear"
     crop: float = 0.875
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of what the encoder sees; other inputs are no squares."""
+        return self.size, self.size
+
     def to_dict(self) -> dict[str, Any]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 

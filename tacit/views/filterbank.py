@@ -1,0 +1,150 @@
+"""Log-mel filterbanks of batches of sound, where the model is: Kaldi's, as AST and ASiT take them, and ATST's in dB."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tacit.errors import UsageError
+
+WINDOWS = ("hanning", "povey")
+FLOOR = float(np.finfo(np.float32).eps)  # of mel energies, Kaldi's
+QUIET = 1e-10  # the same in dB: nothing lies below -100
+
+
+@torch.no_grad()
+def kaldi_fbank(
+    waves: Tensor, rate: int, *, mels: int = 128, window: str = "hanning", length: float = 0.025, shift: float = 0.01,
+    low: float = 20.0, high: float = 0.0, preemphasis: float = 0.97, remove_dc: bool = True, snip_edges: bool = True,
+) -> Tensor:  # fmt: skip
+    """`compute-fbank-feats` of Kaldi without dither and energy: float [B, n] in [-1, 1] -> float32 [B, frames, mels].
+
+    Every frame loses its mean, is pre-emphasised, windowed and filled up with zeros to a power of two; the power
+    spectrum goes through triangles in the mel scale, and the natural logarithm is taken of at least `FLOOR`.
+
+    Args:
+        rate: samples a second. mels: number of triangles, between `low` and `high` Hz; 0 or less counts from Nyquist.
+        window: "hanning", as AST and ASiT have it, or "povey", Kaldi's own. length, shift: of frames, in seconds.
+        snip_edges: only frames that lie inside are there, 1 + (n - length) // shift of them; otherwise (n + shift / 2)
+            // shift, centred, and what hangs out is mirrored at the ends.
+
+    Raises:
+        UsageError: no such window, no frame fits, or the range of frequencies is empty.
+    """
+    size, step = int(rate * length), int(rate * shift)
+    padded = 1 << (size - 1).bit_length()
+    x = waves.float()
+    if not snip_edges:
+        x = _mirrored(x, size, step)
+    elif x.shape[1] < size:
+        raise UsageError(f"{x.shape[1]} samples hold no frame of {length:g} s at {rate:,} Hz, which is {size} samples.")
+    frames = x.unfold(1, size, step)  # [B, F, size]
+    frames = frames - frames.mean(2, keepdim=True) if remove_dc else frames.contiguous()
+    if preemphasis:
+        first = frames[..., :1] * (1 - preemphasis)
+        frames = torch.cat([first, frames[..., 1:].sub(frames[..., :-1], alpha=preemphasis)], dim=2)
+    frames.mul_(_constant(_window, x.device, size, window))
+    bank = _constant(_kaldi_bank, x.device, mels, padded, rate, low, high)
+    return _banked(torch.fft.rfft(frames, n=padded), bank).clamp_min_(FLOOR).log_()
+
+
+@torch.no_grad()
+def mel_db(
+    waves: Tensor, rate: int, *, mels: int = 64, length: float = 0.064, shift: float = 0.01, low: float = 60.0,
+    high: float = 7800.0, top_db: float | None = 80.0,
+) -> Tensor:  # fmt: skip
+    """ATST's mel power in dB: float [B, n] in [-1, 1] -> float32 [B, 1 + n // shift, mels], of -100 and more.
+
+    Frames of `length` seconds, centred at multiples of `shift` with the ends mirrored, under a periodic Hann window;
+    triangles in Hz at equal distances on the mel scale; 10 log10, and nothing lies `top_db` or more below the loudest
+    value of its own excerpt.
+
+    Raises:
+        UsageError: an excerpt of half a frame or less, or the range of frequencies is empty.
+    """
+    size, step = round(rate * length), round(rate * shift)
+    x = waves.float()
+    if x.shape[1] <= size // 2:
+        raise UsageError(f"{x.shape[1]} samples are not more than half a frame, {size // 2} samples at {rate:,} Hz.")
+    frames = F.pad(x[:, None], (size // 2, size // 2), mode="reflect")[:, 0].unfold(1, size, step)
+    frames = frames * _constant(_window, x.device, size, "periodic")
+    db = _banked(torch.fft.rfft(frames), _constant(_htk_bank, x.device, mels, size, rate, low, high))
+    db = db.clamp_min_(QUIET).log10_().mul_(10)
+    return db if top_db is None else db.maximum(db.amax((1, 2), keepdim=True) - top_db)
+
+
+def _banked(spectrum: Tensor, bank: Tensor) -> Tensor:
+    """Complex [B, F, K], filters [K, mels] -> energies [B, F, mels]; in float32 under autocast, too."""
+    with torch.autocast(spectrum.device.type, enabled=False):
+        return torch.view_as_real(spectrum).square_().sum(-1) @ bank
+
+
+def _mirrored(x: Tensor, size: int, step: int) -> Tensor:
+    """What centred frames need on both sides; the first and last sample are there twice, as in Kaldi."""
+    frames, left = (x.shape[1] + step // 2) // step, size // 2 - step // 2
+    right = max((frames - 1) * step + size - left - x.shape[1], 0)
+    if max(left, right) > x.shape[1] or not frames:
+        raise UsageError(f"{x.shape[1]} samples are too few for centred frames of {size} samples.")
+    flipped = x.flip(1)
+    x = torch.cat([x, flipped[:, :right]], dim=1)
+    return torch.cat([flipped[:, x.shape[1] - right - left :], x], dim=1) if left > 0 else x[:, -left:]
+
+
+def _constant(make: Callable[..., np.ndarray], device: torch.device, *how) -> Tensor:
+    return _kept(make, str(device), *how)
+
+
+@lru_cache(maxsize=64)
+def _kept(make: Callable[..., np.ndarray], device: str, *how) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.from_numpy(make(*how).astype(np.float32)).to(device)
+
+
+def _window(size: int, kind: str) -> np.ndarray:
+    if kind == "periodic":
+        return np.hanning(size + 1)[:-1]
+    if kind not in WINDOWS:
+        raise UsageError(f"window = {kind!r}: choose one of {', '.join(WINDOWS)}.")
+    return np.hanning(size) ** (0.85 if kind == "povey" else 1.0)
+
+
+def _kaldi_bank(mels: int, size: int, rate: int, low: float, high: float) -> np.ndarray:
+    """[size / 2 + 1, mels]: triangles over the mel of each bin's frequency; the last bin, at Nyquist, is not read."""
+    high = _checked(low, high, rate, mels)
+    edges = np.linspace(_kaldi_mel(low), _kaldi_mel(high), mels + 2)
+    mel = _kaldi_mel(np.arange(size // 2) * (rate / size))[:, None]
+    return np.concatenate([_triangles(mel, edges), np.zeros((1, mels))])
+
+
+def _kaldi_mel(hertz):
+    return 1127.0 * np.log(1 + np.asarray(hertz) / 700.0)
+
+
+def _htk_bank(mels: int, size: int, rate: int, low: float, high: float) -> np.ndarray:
+    """[size / 2 + 1, mels]: triangles over frequency, whose corners are equally far apart in mel."""
+    high = _checked(low, high, rate, mels)
+    edges = np.linspace(2595 * np.log10(1 + low / 700), 2595 * np.log10(1 + high / 700), mels + 2)
+    return _triangles(np.linspace(0, rate // 2, size // 2 + 1)[:, None], 700 * (10 ** (edges / 2595) - 1))
+
+
+def _triangles(at: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Heights at `at` [K, 1] of triangles over `edges` [mels + 2]; each begins and ends where its neighbours peak."""
+    rising = (at - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - at) / (edges[2:] - edges[1:-1])
+    return np.maximum(np.minimum(rising, falling), 0.0)
+
+
+def _checked(low: float, high: float, rate: int, mels: int) -> float:
+    """The upper frequency in Hz."""
+    top = high + rate / 2 if high <= 0 else high
+    if not 0 <= low < top <= rate / 2 or mels < 1:
+        raise UsageError(
+            f"{mels} mel bands from {low:g} to {top:g} Hz: at {rate:,} samples a second they must rise from 0 or more "
+            f"to at most {rate / 2:g}."
+        )
+    return top
