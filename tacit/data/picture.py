@@ -95,6 +95,15 @@ class Picture:
             if _decode(self._image.getexif).get(ORIENTATION, 1) >= 5:
                 self.width, self.height = self.height, self.width
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """What views draw by: height and width."""
+        return self.height, self.width
+
+    def check(self) -> None:
+        """Raises `BadRecord` if the picture cannot be decoded."""
+        self.array()
+
     def crops(self, cuts: list[Cut]) -> list[np.ndarray]:
         """Each cut as [h, w, C]. A JPEG is decoded at 1/2, 1/4 or 1/8 scale where no cut can tell."""
         if self._array is not None:
@@ -158,7 +167,7 @@ def _open(data: bytes) -> Image.Image:
     try:
         image = _decode_header(data)
     except UnidentifiedImageError as error:
-        raise BadRecord(f"not an image{_looks_like(data)}") from error
+        raise BadRecord(f"not an image{looks_like(data)}") from error
     if 0 in image.size:
         raise BadRecord("no pixels")
     return image
@@ -175,7 +184,8 @@ def _decode_header(data: bytes) -> Image.Image:
         raise BadRecord(_reason(error)) from error
 
 
-def _looks_like(data: bytes) -> str:
+def looks_like(data: bytes) -> str:
+    """What a file is instead, in brackets after a blank; nothing where that cannot be told."""
     head = data[:64].lstrip()
     for start, name in SIGNATURES.items():
         if head.startswith(start):
