@@ -1,4 +1,4 @@
-"""Images inside zip and tar files, read in place: an index of offsets, then one read a record."""
+"""Images and sounds inside zip and tar files, read in place: an index of offsets, then one read a record."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from tacit.data.index import Index, stored, write
+from tacit.data.kinds import FILES, KNOWN, choose
 from tacit.data.labels import as_numbers, class_folders, parts_note, parts_of
-from tacit.data.picture import EXTENSIONS
 from tacit.errors import BadRecord, DataError
 
 DEFLATED = zipfile.ZIP_DEFLATED
@@ -29,6 +29,10 @@ class Members:
 
     def __getstate__(self) -> dict:
         return {"shards": self.shards, "index": self.index, "_open": {}}
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return (self.index.facts["kind"],)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -61,18 +65,21 @@ class Members:
         return self._open[key]
 
 
-def index_zip(path: Path, cache: str | os.PathLike | None = None) -> Index:
-    """A zip of images; labels from `<stem>_map.txt` beside it (lines `name<TAB>label`) or from class folders inside."""
+def index_zip(path: Path, cache: str | os.PathLike | None = None, kind: str | None = "image") -> Index:
+    """A zip of files; labels from `<stem>_map.txt` beside it (lines `name<TAB>label`) or from class folders inside.
+
+    `kind` as in `index_folder`.
+    """
     map_file = path.with_name(f"{path.stem}_map.txt")
     stamps = _stamps([path, map_file])
-    where, index = stored("zip", str(path.resolve()), cache, lambda facts: facts["stamps"] == stamps)
+    where, index = stored("zip", f"{path.resolve()}\n{kind}", cache, lambda facts: facts["stamps"] == stamps)
     if index is not None:
         return index
     rows, skipped = [], []
     try:
         with zipfile.ZipFile(path) as archive, open(path, "rb") as f:
             for info in archive.infolist():
-                if info.is_dir() or Path(info.filename).suffix.lower() not in EXTENSIONS:
+                if info.is_dir() or Path(info.filename).suffix.lower() not in FILES:
                     continue
                 if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, DEFLATED):
                     skipped.append((info.filename, "encrypted or compressed in an unusual way"))
@@ -83,15 +90,21 @@ def index_zip(path: Path, cache: str | os.PathLike | None = None) -> Index:
                 rows.append((info.filename, 0, offset, info.compress_size, info.compress_type))
     except (zipfile.BadZipFile, OSError, struct.error) as error:
         raise DataError(f"{path} cannot be read as a zip: {error}. Is it whole?") from error
+    kind, chosen, notes = choose([row[0] for row in rows], kind)
+    rows = [rows[i] for i in chosen]
     names = [row[0] for row in rows]
     labels = _read_map(map_file, names) if map_file.is_file() else class_folders(names)
-    return _store(path, where, rows, labels, skipped, stamps)
+    return _store(path, where, rows, labels, {"kind": kind, "skipped": skipped, "notes": notes, "stamps": stamps})
 
 
-def index_tars(paths: list[Path], cache: str | os.PathLike | None = None) -> Index:
-    """WebDataset shards: the files of a sample share their name up to the extension; `.cls` holds its label."""
+def index_tars(paths: list[Path], cache: str | os.PathLike | None = None, kind: str | None = "image") -> Index:
+    """WebDataset shards: the files of a sample share their name up to the extension; `.cls` holds its label.
+
+    `kind` as in `index_folder`.
+    """
     stamps = _stamps(paths)
-    where, index = stored("tar", "\n".join(str(p.resolve()) for p in paths), cache, lambda f: f["stamps"] == stamps)
+    known = "\n".join([*(str(p.resolve()) for p in paths), str(kind)])
+    where, index = stored("tar", known, cache, lambda f: f["stamps"] == stamps)
     if index is not None:
         return index
     rows, labels, skipped = [], {}, []
@@ -104,18 +117,21 @@ def index_tars(paths: list[Path], cache: str | os.PathLike | None = None) -> Ind
                     suffix = Path(member.name).suffix.lower()
                     if member.isfile() and suffix == ".cls":
                         labels[key] = archive.extractfile(member).read().decode("utf-8", "replace").strip()
-                    elif member.isfile() and suffix in EXTENSIONS:
+                    elif member.isfile() and suffix in FILES:
                         name = f"{path.name}/{member.name}"
                         rows.append((name, shard, member.offset_data, member.size, 0, key))
         except (tarfile.TarError, OSError) as error:
             skipped.append((path.name, f"the shard breaks off ({error})"))
+    kind, chosen, notes = choose([row[0] for row in rows], kind)
+    rows = [rows[i] for i in chosen]
+    facts = {"kind": kind, "skipped": skipped, "notes": notes, "stamps": stamps}
     texts = [labels.get(row[5]) for row in rows]
-    return _store(paths[0], where, [row[:5] for row in rows], as_numbers(texts), skipped, stamps)
+    return _store(paths[0], where, [row[:5] for row in rows], as_numbers(texts), facts)
 
 
-def _store(path: Path, where: Path, rows: list, labels, skipped: list, stamps: list) -> Index:
+def _store(path: Path, where: Path, rows: list, labels, facts: dict) -> Index:
     if not rows:
-        raise DataError(f"{path} holds no image. Images are: {' '.join(sorted(EXTENSIONS))}.")
+        raise DataError(f"{path} holds no image and no sound. {KNOWN}.")
     names, shards, offsets, sizes, methods = zip(*rows, strict=True)
     columns = {
         "name": pa.array(names, pa.large_string()),
@@ -128,9 +144,7 @@ def _store(path: Path, where: Path, rows: list, labels, skipped: list, stamps: l
     if labels is not None:
         values, classes = labels
         columns["label"] = pa.array(values, pa.int64())
-    return write(
-        where, columns, {"classes": classes, "skipped": skipped, "notes": parts_note(parts_of(names)), "stamps": stamps}
-    )
+    return write(where, columns, {**facts, "classes": classes, "notes": facts["notes"] + parts_note(parts_of(names))})
 
 
 def _stamps(paths: list[Path]) -> list:

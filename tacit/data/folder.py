@@ -11,15 +11,21 @@ from pathlib import Path
 import pyarrow as pa
 
 from tacit.data.index import Index, stored, write
+from tacit.data.kinds import FILES, KNOWN, choose
 from tacit.data.labels import class_folders, parts_note, parts_of, stray_note
-from tacit.data.picture import EXTENSIONS
 from tacit.errors import BadRecord, DataError
 
 
 @dataclass
 class Files:
+    """Files below a folder. Pictures are read as bytes; sounds, which may be long, are given by their paths."""
+
     root: str
     index: Index
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return (self.index.facts["kind"],)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -27,8 +33,10 @@ class Files:
     def name(self, index: int) -> str:
         return self.index.at("name", index)
 
-    def read(self, index: int) -> bytes:
+    def read(self, index: int) -> bytes | Path:
         path = os.path.join(self.root, self.name(index))
+        if self.index.facts["kind"] == "audio":
+            return Path(path)
         try:
             with open(path, "rb") as f:
                 return f.read()
@@ -51,10 +59,13 @@ class Files:
         return digest.hexdigest()
 
 
-def index_folder(root: Path, cache: str | os.PathLike | None = None) -> Index:
+def index_folder(root: Path, cache: str | os.PathLike | None = None, kind: str | None = "image") -> Index:
     """Names relative to `root` in sorted order, with a class for each where every file lies in a class folder.
 
     The index is kept and used again while no folder has changed. Raises `DataError` when there is nothing to read.
+
+    Args:
+        kind: of the files, "image" or "audio", if there are such; None for what there is more of.
     """
 
     def unchanged(facts: dict) -> bool:
@@ -63,22 +74,24 @@ def index_folder(root: Path, cache: str | os.PathLike | None = None) -> Index:
         except OSError:
             return False
 
-    path, index = stored("folder", str(root.resolve()), cache, unchanged)
-    return index if index is not None else _build(root, path)
+    path, index = stored("folder", f"{root.resolve()}\n{kind}", cache, unchanged)
+    return index if index is not None else _build(root, path, kind)
 
 
-def _build(root: Path, path: Path) -> Index:
+def _build(root: Path, path: Path, kind: str | None) -> Index:
     names, skipped, links, folders, other = [], [], [], [], set()
-    for kind, name in _walk(root, folders, skipped):
-        if kind == "file":
+    for found, name in _walk(root, folders, skipped):
+        if found == "file":
             names.append(name)
-        elif kind == "link":
+        elif found == "link":
             links.append(name)
         else:
-            other.add(kind)
+            other.add(found)
     names, duplicates = _with_links(root, names, links, skipped)
     if not names:
         raise DataError(_nothing(root, skipped, other))
+    kind, rows, beside = choose(names, kind)
+    names = [names[row] for row in rows]
     names.sort(key=lambda name: name.replace(os.sep, "/"))  # the same order on every system
     column = pa.array(names, pa.large_string())
     columns, classes = {"name": column}, None
@@ -87,14 +100,15 @@ def _build(root: Path, path: Path) -> Index:
     facts = {
         "classes": classes,
         "skipped": sorted(skipped),
-        "notes": _repeats(duplicates) + parts_note(parts_of(names, os.sep)) + stray_note(names, os.sep),
+        "notes": beside + _repeats(duplicates) + parts_note(parts_of(names, os.sep)) + stray_note(names, os.sep),
+        "kind": kind,
         "folders": folders,
     }
     return write(path, columns, facts)
 
 
 def _walk(root: Path, folders: list, skipped: list) -> Iterator[tuple[str, str]]:
-    """("file" or "link", name) of every image, by its extension; (extension, "") of what is not one."""
+    """("file" or "link", name) of every picture and sound, by its extension; (extension, "") of what is not one."""
     pending, seen = [""], set()
     while pending:
         folder = pending.pop()
@@ -115,7 +129,7 @@ def _walk(root: Path, folders: list, skipped: list) -> Iterator[tuple[str, str]]
             extension = os.path.splitext(entry.name)[1].lower()
             if entry.is_dir():
                 pending.append(name)
-            elif extension not in EXTENSIONS:
+            elif extension not in FILES:
                 yield extension or "no extension", ""
             else:
                 yield "link" if entry.is_symlink() else "file", name
@@ -148,8 +162,8 @@ def _repeats(count: int) -> list[str]:
 
 def _nothing(root: Path, skipped: list, other: set[str]) -> str:
     if skipped:
-        return f"{root} holds no readable image: {skipped[0][0]}: {skipped[0][1]}" + (
+        return f"{root} holds no readable image or sound: {skipped[0][0]}: {skipped[0][1]}" + (
             f" (and {len(skipped) - 1} more)." if len(skipped) > 1 else "."
         )
     found = f" It holds files of other kinds: {', '.join(sorted(other)[:6])}." if other else " It is empty."
-    return f"{root} holds no image.{found} Images are: {' '.join(sorted(EXTENSIONS))}."
+    return f"{root} holds no image and no sound.{found} {KNOWN}."

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from tacit.run import atomic
 
-VERSION = 2
+VERSION = 3
 
 
 class Index:

@@ -11,14 +11,21 @@ import pyarrow as pa
 import pyarrow.csv
 
 from tacit.data.index import Index, stored, write
+from tacit.data.kinds import choose
 from tacit.data.labels import LABEL_NAMES, as_numbers
+from tacit.data.targets import read_targets
 from tacit.errors import DataError
 
-PATH_NAMES = ("path", "file", "file_name", "filename", "filepath", "image", "name")
+SOUND_NAMES = ("wav", "audio", "audio_path", "audio_filepath", "sound")
+PATH_NAMES = ("path", "file", "file_name", "filename", "filepath", "image", *SOUND_NAMES, "name")
 
 
 def index_listing(path: Path, cache: str | os.PathLike | None = None) -> Index:
     """The files a table names, relative to the folder it lies in, in its order; labels if it has such a column.
+
+    All rows are of one kind, which the endings of most say, or where these say nothing the name of the column. Where a
+    cell of labels is a list, records have several at once: facts["several"] names them, and the column `several` says
+    which [C] are there.
 
     Raises:
         DataError: no table, no column of paths, an empty one, or labels for some files only.
@@ -41,8 +48,12 @@ def index_listing(path: Path, cache: str | os.PathLike | None = None) -> Index:
         raise DataError(f"{path}, column {column!r}: {empty:,} rows name no file, the first is row {_first(names)}.")
     columns = {"name": pa.array(names, pa.large_string())}
     label = next((lower[name] for name in LABEL_NAMES if name in lower), None)
-    classes = None
-    if label is not None:
+    classes = several = None
+    if label is not None and any(isinstance(cell, list | tuple) and len(cell) != 1 for cell in table[label]):
+        several = read_targets({label: table[label]}, str(path), "multi")
+        columns["several"] = pa.FixedSizeListArray.from_arrays(pa.array(several.values.ravel()), len(several.names))
+    elif label is not None:
+        table[label] = [cell[0] if isinstance(cell, list | tuple) else cell for cell in table[label]]
         texts = [None if text is None else str(text) for text in table[label]]
         if missing := sum(not text for text in texts):
             raise DataError(
@@ -53,12 +64,17 @@ def index_listing(path: Path, cache: str | os.PathLike | None = None) -> Index:
     notes = []
     if repeated := len(names) - len(set(names)):
         notes.append(f"{path.name} lists {repeated:,} file{'s' * (repeated > 1)} more than once; all rows are used.")
-    return write(where, columns, {"classes": classes, "skipped": [], "notes": notes, "stamp": stamp})
+    kind, rows, _ = choose(names, None)
+    if not rows and column.strip().lower() in SOUND_NAMES:
+        kind = "audio"
+    facts = {"classes": classes, "skipped": [], "notes": notes, "kind": kind, "stamp": stamp}
+    return write(where, columns, facts | {"several": None if several is None else several.names})
 
 
 def read_listing(path: Path) -> dict[str, list[Any]]:
     """Every column by its name: texts from .csv and .tsv; what stands there from .json (a list of objects) and .jsonl;
-    of a .json in COCO's format `file_name` and `categories`, several to a picture.
+    of a .json in COCO's format `file_name` and `categories`, several to a picture; of one in AudioSet's (as AST's
+    programs read it, {"data": [{"wav": path, "labels": "a,b"}]}) its rows, the labels as lists.
 
     Raises:
         DataError: no such table.
@@ -80,6 +96,8 @@ def _of_objects(path: Path) -> dict[str, list[Any]]:
     rows = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
     if isinstance(rows, dict) and {"images", "annotations", "categories"} <= set(rows):
         rows = _of_coco(rows)
+    elif isinstance(rows, dict) and isinstance(rows.get("data"), list):
+        rows = [_of_audioset(row) for row in rows["data"]]
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("it must be a list of objects, one a file")
     return {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
@@ -96,6 +114,13 @@ def _of_coco(about: dict[str, Any]) -> list[dict[str, Any]]:
         return [{"file_name": i["file_name"], "categories": sorted(inside[i["id"]])} for i in about["images"]]
     except (KeyError, TypeError) as error:
         raise ValueError(f"it looks like COCO's format and lacks {error}") from error
+
+
+def _of_audioset(row: Any) -> Any:
+    labels = row.get("labels") if isinstance(row, dict) else None
+    if not isinstance(labels, str):
+        return row
+    return {**row, "labels": [part.strip() for part in labels.split(",") if part.strip()]}
 
 
 def _first(values: list[str]) -> int:

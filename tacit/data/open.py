@@ -14,11 +14,12 @@ from tacit.data import episodes, exams
 from tacit.data.archive import Members, index_tars, index_zip
 from tacit.data.folder import Files, index_folder
 from tacit.data.index import Index
+from tacit.data.kinds import check_kind, check_readers
 from tacit.data.labels import PARTS, class_folders, parts_note
 from tacit.data.listing import index_listing, read_listing
 from tacit.data.source import Source, Store
 from tacit.data.table import from_array, from_rows, load_rows
-from tacit.data.targets import match_targets, read_targets
+from tacit.data.targets import Targets, match_targets, read_targets
 from tacit.errors import DataError, Unknown, UsageError
 
 TABLES = {".parquet": "parquet", ".arrow": "arrow"}
@@ -29,11 +30,12 @@ def open_source(
     data: Any,
     *,
     channels: int = 3,
+    kind: str | None = None,
     labels: str | Sequence[str] | None = "auto",
     group: str | None = None,
     cache: str | os.PathLike | None = None,
 ) -> Source:
-    """Open a user's data as records.
+    """Open a user's data as records, of pictures or of sounds.
 
     Args:
         data: a folder (class folders become labels), a .zip (labels from `<stem>_map.txt` or class folders), a .tar or
@@ -42,8 +44,9 @@ def open_source(
             `hub:NAME` or `hub:NAME:SPLIT`, `episodes:PATH` or `episodes:PATH:first=1000,edges=drop` (see
             `episodes.Options`) for frames in their order, `exams:PATH` or `exams:PATH:plane=sagittal` (see
             `exams.Options`) for slices of exams, a .npy file or an array of images [N, H, W(, C)], a
-            `datasets.Dataset`.
+            `datasets.Dataset`. Episodes, exams and arrays are pictures; all else may hold sounds.
         channels: channels of the pictures.
+        kind: "image" or "audio" where there are both; what there is more of when left out.
         labels: "auto" takes labels where there are any, None leaves them out; a list of columns of a table takes those,
             as classes, numbers or several labels a record by what they hold (see `targets.read_targets`), or as
             `column:class`, `column:numbers` or `column:multi` says.
@@ -51,12 +54,14 @@ def open_source(
         cache: where indices are kept; $TACIT_CACHE or ~/.cache/tacit when left out.
 
     Raises:
-        DataError: nothing there, or nothing that can be read. UsageError: columns of what has none.
+        DataError: nothing there, or nothing that can be read. UsageError: columns of what has none. MissingExtra:
+            what reads the sounds is not installed.
     """
-    source = _open(data, channels, cache)
+    check_kind(kind)
+    source = _open(data, channels, cache, kind)
     source.title = os.fspath(data) if isinstance(data, str | os.PathLike) else type(data).__name__
     if labels is None:
-        source.labels = source.classes = None
+        source.labels = source.classes = source.targets = None
     columns, kind = ([], None) if labels in (None, "auto") else _wanted(labels)
     if columns or group:
         table = _columns(data, [*columns, *([group] if group else [])])
@@ -64,7 +69,7 @@ def open_source(
             source.groups = np.array([str(value) for value in table[group]])
         if columns:
             targets = read_targets({name: table[name] for name in columns}, source.title, kind)
-            source.labels = source.classes = None
+            source.labels = source.classes = source.targets = None
             if targets.kind == "class":
                 source.labels, source.classes = targets.values, targets.names
             else:
@@ -113,6 +118,7 @@ def open_splits(
     test: Any = None,
     *,
     channels: int = 3,
+    kind: str | None = None,
     labels: str | Sequence[str] | None = "auto",
     group: str | None = None,
 ) -> tuple[Source, Source | None]:
@@ -121,13 +127,15 @@ def open_splits(
     The test labels follow the training set's class names. The second is None when there is no test set.
     """
     data, test = parts_of(data, test)
-    how = {"channels": channels, "labels": labels, "group": group}
+    how = {"channels": channels, "kind": kind, "labels": labels, "group": group}
     train = open_source(data, **how)
     if test is None:
         return train, None
-    if train.targets is not None:  # a test set may be too small to show what its columns are
+    if train.targets is not None and labels != "auto":  # a test set may be too small to show what its columns are
         how["labels"] = [f"{label.partition(':')[0]}:{train.targets.kind}" for label in labels]
     held_out = open_source(test, **how)
+    if train.targets is not None and train.targets.kind == "multi" and held_out.labels is not None:
+        _as_several(held_out)
     if train.classes and held_out.classes and not match_classes(held_out, train.classes):
         unknown = [c for c in held_out.classes if c not in train.classes]
         raise DataError(f"{test} has classes that {data} has not: {', '.join(unknown[:5])}.")
@@ -145,6 +153,13 @@ def parts_of(data: Any, test: Any = None) -> tuple[Any, Any]:
     return data, test
 
 
+def _as_several(source: Source) -> None:
+    """A class each as several labels at once, of which every record happens to have one."""
+    values = np.zeros((len(source), len(source.classes)), np.int8)
+    values[np.arange(len(source)), source.labels] = 1
+    source.targets, source.labels, source.classes = Targets("multi", values, source.classes), None, None
+
+
 def match_classes(source: Source, classes: list[str]) -> bool:
     """Number the labels of `source` as in `classes`, by name; False, and nothing done, if one is not among them."""
     if not set(source.classes) <= set(classes):
@@ -159,35 +174,35 @@ def _part(folder: Path, *names: str) -> Path | None:
     return next((c for name in names for end in ends if (c := folder / f"{name}{end}").exists()), None)
 
 
-def _open(data: Any, channels: int, cache: str | os.PathLike | None) -> Source:
+def _open(data: Any, channels: int, cache: str | os.PathLike | None, kind: str | None) -> Source:
     if isinstance(data, np.ndarray):
         store, fingerprint = from_array(data, "array")
         return Source(store, channels, None, None, fingerprint)
     if type(data).__module__.startswith("datasets."):
-        return _of_rows(data, "dataset", channels)
+        return _of_rows(data, "dataset", channels, kind)
     text = os.fspath(data)
     if text.startswith("hub:"):
         name, _, split = text[4:].partition(":")
-        return _of_rows(load_rows(None, "hub", name, split or None), name, channels)
+        return _of_rows(load_rows(None, "hub", name, split or None), name, channels, kind)
     if text.startswith(episodes.PREFIX):
         return _open_episodes(text[len(episodes.PREFIX) :], channels, cache)
     if text.startswith(exams.PREFIX):
         return _open_exams(text[len(exams.PREFIX) :], channels, cache)
     path = Path(text)
     if any(c in text for c in "*?{[") and not path.exists():
-        return _open_pattern(text, channels, cache)
+        return _open_pattern(text, channels, cache, kind)
     if not path.exists():
         raise DataError(f"{path} does not exist.{_near(path)}")
     if path.is_dir():
-        return _open_folder(path, channels, cache)
+        return _open_folder(path, channels, cache, kind)
     suffix = path.suffix.lower()
     if suffix == ".zip":
-        index = index_zip(path, cache)
+        index = index_zip(path, cache, kind)
         return _of_index(Members([str(path)], index), index, channels)
     if suffix == ".tar":
-        return _open_tars([path], channels, cache)
+        return _open_tars([path], channels, cache, kind)
     if suffix in TABLES:
-        return _of_rows(load_rows([str(path)], TABLES[suffix]), path.name, channels)
+        return _of_rows(load_rows([str(path)], TABLES[suffix]), path.name, channels, kind)
     if suffix in LISTINGS:
         index = index_listing(path, cache)
         return _of_index(Files(str(path.parent), index), index, channels)
@@ -243,7 +258,7 @@ def _check_folder(path: Path) -> None:
         raise DataError(f"{path} {trouble}")
 
 
-def _open_folder(path: Path, channels: int, cache: str | os.PathLike | None) -> Source:
+def _open_folder(path: Path, channels: int, cache: str | os.PathLike | None, kind: str | None) -> Source:
     """Ordinary files, unless the folder holds nothing but shards or tables."""
     visible = (
         [p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")] if os.access(path, os.R_OK) else []
@@ -251,28 +266,28 @@ def _open_folder(path: Path, channels: int, cache: str | os.PathLike | None) -> 
     suffixes = {p.suffix.lower() for p in visible}
     tars = sorted(p for p in visible if p.suffix.lower() == ".tar")
     if tars and suffixes <= {".tar", ".json", ".txt", ".md"}:
-        return _open_tars(tars, channels, cache)
-    for suffix, kind in TABLES.items():
+        return _open_tars(tars, channels, cache, kind)
+    for suffix, form in TABLES.items():
         tables = sorted(str(p) for p in visible if p.suffix.lower() == suffix)
         if tables and suffixes <= {suffix, ".json", ".txt", ".md"}:
-            source = _of_rows(load_rows(tables, kind), path.name, channels)
+            source = _of_rows(load_rows(tables, form), path.name, channels, kind)
             stems = [Path(table).stem for table in tables]
             source.notes = parts_note(stems if {stem.lower() for stem in stems} <= PARTS else [])
             return source
-    index = index_folder(path, cache)
+    index = index_folder(path, cache, kind)
     return _of_index(Files(str(path), index), index, channels)
 
 
-def _open_pattern(pattern: str, channels: int, cache: str | os.PathLike | None) -> Source:
+def _open_pattern(pattern: str, channels: int, cache: str | os.PathLike | None, kind: str | None) -> Source:
     paths = sorted(Path(p) for one in _braces(pattern) for p in glob(one))
     if not paths:
         raise DataError(f"{pattern} matches no file.")
     if {p.suffix.lower() for p in paths} == {".tar"}:
-        return _open_tars(paths, channels, cache)
+        return _open_tars(paths, channels, cache, kind)
     suffix = paths[0].suffix.lower()
     if suffix in TABLES and all(p.suffix.lower() == suffix for p in paths):
-        return _of_rows(load_rows([str(p) for p in paths], TABLES[suffix]), pattern, channels)
-    raise DataError(f"{pattern}: a pattern names .tar, .parquet or .arrow files; give a folder for image files.")
+        return _of_rows(load_rows([str(p) for p in paths], TABLES[suffix]), pattern, channels, kind)
+    raise DataError(f"{pattern}: a pattern names .tar, .parquet or .arrow files; give a folder for files of records.")
 
 
 def _braces(pattern: str) -> list[str]:
@@ -285,21 +300,27 @@ def _braces(pattern: str) -> list[str]:
     return [f"{before}{n:0{len(first)}d}{after}" for n in range(int(first), int(last) + 1)]
 
 
-def _open_tars(paths: list[Path], channels: int, cache: str | os.PathLike | None) -> Source:
-    index = index_tars(paths, cache)
+def _open_tars(paths: list[Path], channels: int, cache: str | os.PathLike | None, kind: str | None) -> Source:
+    index = index_tars(paths, cache, kind)
     return _of_index(Members([str(p) for p in paths], index), index, channels)
 
 
 def _of_index(store: Store, index: Index, channels: int) -> Source:
     facts = index.facts
+    check_readers(facts["kind"], map(store.name, range(len(store))))
     skipped = [(name, reason) for name, reason in facts["skipped"]]
-    return Source(
+    source = Source(
         store, channels, index.labels(), facts["classes"], index.fingerprint(), skipped=skipped, notes=facts["notes"]
     )
+    if names := facts.get("several"):
+        values = index.table.column("several").combine_chunks().flatten().to_numpy().reshape(-1, len(names))
+        source.targets = Targets("multi", values, names)
+    return source
 
 
-def _of_rows(rows: Any, title: str, channels: int) -> Source:
-    store, labels, classes, fingerprint = from_rows(rows, title)
+def _of_rows(rows: Any, title: str, channels: int, kind: str | None) -> Source:
+    store, labels, classes, fingerprint = from_rows(rows, title, kind)
+    check_readers(store.fields[0], ())
     return Source(store, channels, labels, classes, fingerprint)
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from tacit.data.kinds import WORDS
 from tacit.data.picture import Picture
+from tacit.data.recording import Recording
 from tacit.data.targets import Targets
-from tacit.errors import UsageError
+from tacit.errors import DataError, UsageError
 
 
 class Store(Protocol):
@@ -21,10 +24,11 @@ class Store(Protocol):
 
     def name(self, index: int) -> str: ...
 
-    def read(self, index: int) -> bytes | np.ndarray:
-        """The encoded image or its pixels. Raises `BadRecord`.
+    def read(self, index: int) -> bytes | Path | np.ndarray:
+        """The encoded image or its pixels, or the encoded sound or its place. Raises `BadRecord`.
 
-        A store with more pictures a record names them in `fields`, and takes such a name as a second argument.
+        A store of other records than one picture each names what they have in `fields`, and takes such a name, of all
+        but the first, as a second argument.
         """
         ...
 
@@ -37,7 +41,8 @@ class Store(Protocol):
 class Source:
     """Records by number: `source[i]` is `{"image": Picture, "name": str, "label": int}`; raises `BadRecord`.
 
-    Some have more pictures than one (see `fields`): `source.record(i, fields)` reads those that are named.
+    Of sounds it is `{"audio": Recording, …}`. Some have more pictures than one (see `fields`): `source.record(i,
+    fields)` reads those that are named.
 
     store:       holds names and bytes
     channels:    channels of every picture
@@ -77,18 +82,20 @@ class Source:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The pictures of a record by name: `image`, and of episodes `previous` and `next`."""
+        """What a record has, by name: `image`, and of episodes `previous` and `next`; or `audio`."""
         return _fields(self.store)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.record(index)
 
-    def record(self, index: int, fields: Iterable[str] = ("image",)) -> dict[str, Any]:
-        """A record with these of its pictures; no other is read."""
+    def record(self, index: int, fields: Iterable[str] | None = None) -> dict[str, Any]:
+        """A record with these of its pictures or its sound, the first of `fields` if none is named; no other is
+        read."""
         record: dict[str, Any] = {}
-        for name in fields:
-            which = () if name == "image" else (name,)
-            record[name] = Picture(self.store.read(index, *which), self.channels)
+        first = self.fields[0]
+        for name in (first,) if fields is None else fields:
+            data = self.store.read(index, *(() if name == first else (name,)))
+            record[name] = Recording(data) if name == "audio" else Picture(data, self.channels)
         record["name"] = self.name(index)
         if self.labels is not None:
             record["label"] = int(self.labels[index])
@@ -177,6 +184,9 @@ def mix(sources: Sequence[Source], weights: Sequence[float] | None = None) -> So
         raise UsageError(f"--data weights {list(weights)}: one positive number for each of {len(sources)} data sets.")
     if len(sources) == 1:
         return sources[0]
+    if len({s.fields[0] for s in sources}) > 1:
+        said = ", ".join(f"{s.title}: {WORDS[s.fields[0]][1]}" for s in sources)
+        raise DataError(f"Data of different kinds cannot be mixed ({said}). Give those of one kind.")
     starts = np.cumsum([0, *map(len, sources)])
     titles = [s.title.rstrip("/") for s in sources]
     titles = [t if titles.count(t) == 1 else f"{t}({i + 1})" for i, t in enumerate(titles)]

@@ -1,4 +1,4 @@
-"""Images in rows: Parquet and Arrow files and hub names through `datasets`, and NumPy arrays."""
+"""Images and sounds in rows: Parquet and Arrow files and hub names through `datasets`, and NumPy arrays."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ from typing import Any
 
 import numpy as np
 
+from tacit.data.kinds import WORDS
 from tacit.data.labels import LABEL_NAMES
 from tacit.errors import BadRecord, DataError, MissingExtra
 
-IMAGE_NAMES = ("image", "img", "jpg", "png", "picture", "pixels")
+NAMES = {
+    "image": ("image", "img", "jpg", "png", "picture", "pixels"),
+    "audio": ("audio", "sound", "wav", "flac", "mp3", "ogg", "recording"),
+}
 
 
 @dataclass
 class Rows:
-    """Rows of a `datasets.Dataset`, which stays memory-mapped; images are read as stored, undecoded."""
+    """Rows of a `datasets.Dataset`, which stays memory-mapped; images and sounds are read as stored, undecoded."""
 
     rows: Any
     column: str
     title: str
+    fields: tuple[str, ...] = ("image",)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -30,17 +35,21 @@ class Rows:
     def name(self, index: int) -> str:
         return f"{self.title}#{index}"
 
-    def read(self, index: int) -> bytes | np.ndarray:
+    def read(self, index: int) -> bytes | Path | np.ndarray:
         value = self.rows[int(index)][self.column]
         if isinstance(value, dict):
             if value.get("bytes") is not None:
                 return value["bytes"]
+            if not value.get("path"):
+                raise BadRecord(f"no {WORDS[self.fields[0]][0]} in this row")
+            if self.fields == ("audio",):
+                return Path(value["path"])
             try:
-                return Path(value.get("path") or "").read_bytes()
+                return Path(value["path"]).read_bytes()
             except OSError as error:
                 raise BadRecord(f"cannot be read ({error.strerror})") from error
         if value is None:
-            raise BadRecord("no image in this row")
+            raise BadRecord(f"no {WORDS[self.fields[0]][0]} in this row")
         return value if isinstance(value, bytes) else np.asarray(value)
 
     def stamp(self) -> str:
@@ -94,24 +103,31 @@ def load_rows(files: list[str] | None, kind: str, hub: str | None = None, split:
         raise DataError(f"{hub or files[0]} cannot be loaded: {type(error).__name__}: {str(error)[:300]}") from error
 
 
-def from_rows(rows: Any, title: str) -> tuple[Rows, np.ndarray | None, list[str] | None, str]:
-    """Store, labels, classes and fingerprint of a `datasets.Dataset`; the image column by its type or name."""
+def from_rows(rows: Any, title: str, kind: str | None = None) -> tuple[Rows, np.ndarray | None, list[str] | None, str]:
+    """Store, labels, classes and fingerprint of a `datasets.Dataset`; the column of images or sounds by its type or
+    name, of images where there are both and `kind` does not say otherwise."""
     import datasets
 
     features = rows.features
-    column = next((n for n, f in features.items() if isinstance(f, datasets.Image)), None)
-    column = column or next((n for n in IMAGE_NAMES if n in features), None)
-    if column is None:
-        raise DataError(f"{title} has no image column (columns: {', '.join(features)}); name it `image`.")
-    if isinstance(features[column], datasets.Image):
-        rows = rows.cast_column(column, datasets.Image(decode=False))
+    types = {"image": datasets.Image, "audio": datasets.Audio}
+    found = {k: next((n for n, f in features.items() if isinstance(f, t)), None) for k, t in types.items()}
+    if not any(found.values()):
+        found = {k: next((n for n in NAMES[k] if n in features), None) for k in types}
+    if not any(found.values()):
+        raise DataError(
+            f"{title} has no column of images or sounds (columns: {', '.join(features)}); name it `image` or `audio`."
+        )
+    kind = kind if kind and found[kind] else "image" if found["image"] else "audio"
+    column = found[kind]
+    if isinstance(features[column], types[kind]):
+        rows = rows.cast_column(column, types[kind](decode=False))
     label = next((n for n, f in features.items() if isinstance(f, datasets.ClassLabel)), None)
     label = label or next((n for n in LABEL_NAMES if n in features), None)
     labels = classes = None
     if label is not None:
         labels, classes = _labels(rows[label][:], features[label], f"{title}, column {label!r}")
     digest = hashlib.blake2b(f"{title} {len(rows)} {rows._fingerprint}".encode(), digest_size=16).hexdigest()
-    return Rows(rows.select_columns([column]), column, title), labels, classes, digest
+    return Rows(rows.select_columns([column]), column, title, (kind,)), labels, classes, digest
 
 
 def _labels(values: list, feature: Any, where: str) -> tuple[np.ndarray, list[str]]:

@@ -157,7 +157,7 @@ def test_parquet_through_datasets(tmp_path):
         assert source.labels.tolist() == [1, 0, 1, 0]
         assert source.classes == ["no", "yes"]
         assert [red(source, i) for i in range(4)] == [0, 1, 2, 3]
-    with pytest.raises(DataError, match="no image column"):
+    with pytest.raises(DataError, match="no column of images or sounds"):
         open_source(datasets.Dataset.from_dict({"text": ["a"]}))
 
 

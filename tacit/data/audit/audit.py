@@ -138,6 +138,8 @@ def audit(
     said = truths(table, truth) if truth is not None else {}
     removals = read_removals(Path(remove)) if remove is not None else set()
     index = index_folder(folder)
+    if index.facts["kind"] != "image":
+        raise DataError(f"{folder} holds sounds and no image; an audit is of images.")
     names = sorted(_posix(name) for name in index.table.column("name").to_pylist())  # the same on every system
     verdicts = [Verdict(_posix(name), "unreadable", reason, "", None, {}) for name, reason in index.facts["skipped"]]
     judge = _Judge(folder, _Facts(out / FACTS), list(stages), near, table, unlicensed, removals)
