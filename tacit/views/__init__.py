@@ -2,9 +2,11 @@ from tacit.views.augment import erase, rand_augment
 from tacit.views.corruption import Blocks, Corrupted, Spoiled, corruption_problems
 from tacit.views.crop import Crop, View, compiles_first
 from tacit.views.dataset import Plain, Views, collate, finish
+from tacit.views.excerpt import Another, Excerpt
 from tacit.views.filterbank import kaldi_fbank, mel_db
 from tacit.views.hiding import Hiding, hide, hiding_problems, patches_of
 from tacit.views.inputs import IMAGENET_MEAN, IMAGENET_STD, Inputs, input_spec
+from tacit.views.listening import Backgrounds, Heard, log_mixed, resized_crop
 from tacit.views.masks import (
     Masked,
     Sampler,
@@ -16,6 +18,8 @@ from tacit.views.masks import (
     random_mask,
     ratio_problems,
     sometimes_blocks,
+    span_mask,
+    span_problems,
     tube_mask,
 )
 from tacit.views.mixing import Mixable, mixture
@@ -31,9 +35,13 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "SIT_PAIRS",
+    "Another",
+    "Backgrounds",
     "Blocks",
     "Corrupted",
     "Crop",
+    "Excerpt",
+    "Heard",
     "Hiding",
     "Inputs",
     "Masked",
@@ -64,6 +72,7 @@ __all__ = [
     "inputs_from_dict",
     "kaldi_fbank",
     "kaldi_inputs",
+    "log_mixed",
     "masked_multi_crop",
     "mel_db",
     "mel_db_inputs",
@@ -76,9 +85,12 @@ __all__ = [
     "random_mask",
     "ratio_problems",
     "rendered_twice",
+    "resized_crop",
     "rng",
     "sit_pair",
     "sometimes_blocks",
+    "span_mask",
+    "span_problems",
     "tube_mask",
     "unlike_pair",
 ]

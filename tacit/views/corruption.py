@@ -1,4 +1,5 @@
-"""Alien pixels: groups of connected pixels overwritten by noise, nothing, or another place or picture (GMML, SiT).
+"""Alien pixels: groups of connected pixels overwritten by noise, nothing, or another place or picture (GMML, SiT; of
+spectrograms also whole frames and bands, ASiT).
 
 A network that is to give the pixels back is shown all of a picture, some of it wrong. No patch is left out here and
 none is replaced by a token; what is wrong is drawn in pixels, and may end inside a patch.
@@ -18,7 +19,7 @@ from tacit.errors import UsageError
 from tacit.views import photometry
 from tacit.views.crop import Around
 
-FILLS = ("noise", "zeros", "copy")
+FILLS = ("noise", "zeros", "copy", "time", "freq")
 Place = tuple[int, int, int, int]  # top, left, height, width
 
 
@@ -36,19 +37,26 @@ class Blocks:
     largest: float = 0.3
     unbiased: bool = False
 
-    def cover(self, rng: np.random.Generator, height: int, width: int, most: float) -> tuple[np.ndarray, list[Place]]:
+    def cover(
+        self, rng: np.random.Generator, height: int, width: int, most: float, whole: str = ""
+    ) -> tuple[np.ndarray, list[Place]]:
         """What blocks cover, [height, width] bool, and the blocks in the order drawn.
 
-        They are drawn until their union reaches a share of the area drawn from [min(.5, most), most].
+        They are drawn until their union reaches a share of the area drawn from [min(.5, most), most]. `whole`: "time"
+        for blocks that, once drawn, take in their rows from end to end, "freq" for their columns.
         """
         target = rng.uniform(min(0.5, most), most) * height * width
         mask, places, covered = np.zeros((height, width), dtype=bool), [], 0
         while covered < target:
-            top, left, h, w = place = self._place(rng, height, width)
+            top, left, h, w = self._place(rng, height, width)
+            if whole == "time":
+                left, w = 0, width
+            elif whole == "freq":
+                top, h = 0, height
             part = mask[top : top + h, left : left + w]
             covered += part.size - np.count_nonzero(part)
             part[:] = True
-            places.append(place)
+            places.append((top, left, h, w))
         return mask, places
 
     def _place(self, rng: np.random.Generator, height: int, width: int) -> Place:
@@ -72,30 +80,37 @@ class Blocks:
     def _rounded(self, side: int) -> int:
         return round(side / self.align) * self.align  # halves to the even, so that a block may vanish
 
-    def reach(self, length: int) -> float:
-        """The share of a square of that side that blocks can cover at all."""
+    def reach(self, height: int, width: int | None = None) -> float:
+        """The share of a picture of these sides, or of a square, that blocks can cover at all."""
         if self.unbiased:
             return 1.0
-        last = (length - self.align - 1) // self.align * self.align
-        longest = max(map(self._rounded, range(self.align, int(length * self.largest))))
-        return (min(last + longest, length) / length) ** 2
+        share = 1.0
+        for length in (height, width or height):
+            last = (length - self.align - 1) // self.align * self.align
+            longest = max(map(self._rounded, range(self.align, int(length * self.largest))))
+            share *= min(last + longest, length) / length
+        return share
 
-    def problems(self, size: int, *shares: float) -> list[str]:
-        """Why blocks cannot cover such shares of pictures of size x size pixels; empty when they can."""
-        if size % self.align:
-            return [f"align = {self.align}: must divide the side of the inputs; {size} % {self.align} > 0."]
-        longest = int(size * self.largest)
-        if longest <= self.align:
-            return [
-                f"max_block = {self.largest}: blocks must be at least align = {self.align} and less than "
-                f"{longest} of {size} pixels, and there are none. Set max_block above {(self.align + 1) / size:.2f}, a "
-                "smaller align or larger inputs."
-            ]
+    def problems(self, size: int | tuple[int, int], *shares: float) -> list[str]:
+        """Why blocks cannot cover such shares of pictures of size x size pixels, or of (height, width); or empty."""
+        sides = (size, size) if isinstance(size, int) else size
+        for side in sides:
+            if side % self.align:
+                return [f"align = {self.align}: must divide the side of the inputs; {side} % {self.align} > 0."]
+        for side in sides:
+            longest = int(side * self.largest)
+            if longest <= self.align:
+                return [
+                    f"max_block = {self.largest}: blocks must be at least align = {self.align} and less than "
+                    f"{longest} of {side} pixels, and there are none. Set max_block above {(self.align + 1) / side:.2f}"
+                    ", a smaller align or larger inputs."
+                ]
+        longest = " x ".join(str(int(side * self.largest) - 1) for side in dict.fromkeys(sides))
         return [
-            f"a share of {share}: blocks of at most {longest - 1} pixels reach {self.reach(size):.3f} of {size} x "
-            f"{size} pixels. Set a larger max_block, a smaller align or unbiased=true."
+            f"a share of {share}: blocks of at most {longest} pixels reach {self.reach(*sides):.3f} of {sides[0]} x "
+            f"{sides[1]} pixels. Set a larger max_block, a smaller align or unbiased=true."
             for share in shares
-            if share > self.reach(size)
+            if share > self.reach(*sides)
         ]
 
 
@@ -106,14 +121,17 @@ class Corrupted(Around):
     All that is random is the record's, drawn after the crop: the crop is what it would be without. One kind of alien a
     record, each of `fills` and the donor equally likely:
 
-    noise:   a standard normal for each pixel and channel, in the space of prepared inputs; it follows from two numbers
-             of the record, on any device
+    noise:   a normal for each pixel and channel, in the space of prepared inputs, standard unless `normal` says another
+             mean and deviation; it follows from two numbers of the record, on any device
     zeros:   the mean colour of prepared inputs
     copy:    each block from another place of the picture, as the blocks before have left it
+    time:    zeros, from end to end of the rows of each block: of a spectrogram, whole frames (ASiT)
+    freq:    the same of its columns: whole bands
     donor:   from the same place of another record's clean crop. Which row of the batch is a number in [0, 1) of the
              record; it may be its own, and is then masked and unchanged
 
     share:   most of the area that is overwritten (see `Blocks.cover`); donor_share: the same from a donor, 0 for none
+    normal:  mean and deviation of noise
     grey:    noise is the same in all channels, for pictures that are
     apart:   donors are of another group of records (another exam) where the batch holds one; the number [B] of each
              record's group is then in `group`
@@ -128,9 +146,10 @@ class Corrupted(Around):
     donor_share: float = 0.3
     grey: bool = False
     apart: bool = False
+    normal: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self):
-        if wrong := corruption_problems(self.blocks, self.fills, self.share, self.donor_share, self.inputs.size):
+        if wrong := corruption_problems(self.blocks, self.fills, self.share, self.donor_share, self.inputs.shape):
             raise UsageError(" ".join(wrong))  # it might draw blocks for ever
 
     @property
@@ -138,18 +157,23 @@ class Corrupted(Around):
         return self.apart
 
     @property
+    def of(self) -> int:
+        """The view by whose numbers the crop draws; no such attribute where that is this one."""
+        return self.crop.of
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         return (*self.fills, *(["donor"] if self.donor_share else []))
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, Any]:
         params = self.crop.draw(rng, height, width)
-        size = self.inputs.size
         kind = int(rng.integers(len(self.kinds)))
-        share = self.donor_share if self.kinds[kind] == "donor" else self.share
-        mask, places = self.blocks.cover(rng, size, size, share)
+        name, shape = self.kinds[kind], self.inputs.shape
+        share = self.donor_share if name == "donor" else self.share
+        mask, places = self.blocks.cover(rng, *shape, share, whole=name)
         own = {"mask": mask, "kind": kind, "donor": rng.random(), "seed": rng.integers(2**32, size=2)}
         if "copy" in self.fills:
-            own["source"] = copied_from(rng, size, places if self.kinds[kind] == "copy" else [], self.blocks.align)
+            own["source"] = copied_from(rng, shape, places if name == "copy" else [], self.blocks.align)
         return params | own
 
     @torch.no_grad()
@@ -162,9 +186,10 @@ class Corrupted(Around):
             rows = (params["kind"] == number).nonzero().flatten()
             if kind == "noise":
                 drawn = clean[0, :1] if self.grey else clean[0]
-                aliens[rows] = (
-                    gaussian(params["seed"][rows], drawn.numel()).view(-1, *drawn.shape).expand_as(clean[rows])
-                )
+                noise = gaussian(params["seed"][rows], drawn.numel()).view(-1, *drawn.shape)
+                if self.normal != (0.0, 1.0):
+                    noise = noise.mul_(self.normal[1]).add_(self.normal[0])
+                aliens[rows] = noise.expand_as(clean[rows])
             elif kind == "donor":
                 aliens[rows] = clean[row_of(params["donor"][rows], len(clean), rows, group)]
             elif kind == "copy":
@@ -239,9 +264,10 @@ class Spoiled(Around):
 
 
 def corruption_problems(
-    blocks: Blocks, fills: tuple[str, ...], share: float, donor_share: float, *sizes: int
+    blocks: Blocks, fills: tuple[str, ...], share: float, donor_share: float, *sizes: int | tuple[int, int]
 ) -> list[str]:
-    """Why crops of `sizes` pixels cannot be `Corrupted` so, by the names of the settings; empty when they can."""
+    """Why crops of `sizes` pixels, or (height, width), cannot be `Corrupted` so, by the names of the settings; empty when
+    they can."""
     found = [f"fills = {fill}: choose among {', '.join(FILLS)}." for fill in fills if fill not in FILLS]
     if not fills and not donor_share:
         found.append("fills = none and donor_share = 0: nothing would be overwritten. Set fills=noise.")
@@ -249,12 +275,13 @@ def corruption_problems(
     return found + [said for size in sizes for said in blocks.problems(size, *shares)]
 
 
-def copied_from(rng: np.random.Generator, size: int, places: list[Place], align: int) -> np.ndarray:
-    """Where each pixel's value was at first, [size, size] of row * size + column, once every block of `places` is in
-    turn overwritten by a block drawn elsewhere."""
-    source = np.arange(size * size, dtype=np.int32).reshape(size, size)
+def copied_from(rng: np.random.Generator, size: int | tuple[int, int], places: list[Place], align: int) -> np.ndarray:
+    """Where each pixel's value was at first, [size, size] or [height, width] of row * width + column, once every block
+    of `places` is in turn overwritten by a block drawn elsewhere."""
+    height, width = (size, size) if isinstance(size, int) else size
+    source = np.arange(height * width, dtype=np.int32).reshape(height, width)
     for top, left, h, w in places:
-        y, x = (int(rng.integers(size - side)) // align * align for side in (h, w))
+        y, x = (int(rng.integers(n - side)) // align * align for n, side in ((height, h), (width, w)))
         source[top : top + h, left : left + w] = source[y : y + h, x : x + w].copy()
     return source
 
