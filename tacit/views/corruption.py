@@ -266,8 +266,8 @@ class Spoiled(Around):
 def corruption_problems(
     blocks: Blocks, fills: tuple[str, ...], share: float, donor_share: float, *sizes: int | tuple[int, int]
 ) -> list[str]:
-    """Why crops of `sizes` pixels, or (height, width), cannot be `Corrupted` so, by the names of the settings; empty when
-    they can."""
+    """Why crops of `sizes` pixels, or (height, width), cannot be `Corrupted` so, by the names of the settings; or
+    empty."""
     found = [f"fills = {fill}: choose among {', '.join(FILLS)}." for fill in fills if fill not in FILLS]
     if not fills and not donor_share:
         found.append("fills = none and donor_share = 0: nothing would be overwritten. Set fills=noise.")
