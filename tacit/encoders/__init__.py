@@ -3,6 +3,7 @@ from tacit.encoders.chunks import NEIGHBOURS
 from tacit.encoders.depth import depth_of
 from tacit.encoders.drop_rows import uniform_drop_path
 from tacit.encoders.encoder import MEAN_PATCH, Encoder, set_drop_path, set_neighbours
+from tacit.encoders.frames import CutPositions, encode_valid
 from tacit.encoders.initialise import Initialised, initialise
 from tacit.encoders.mask_tokens import MaskTokens
 from tacit.encoders.masked import embed, encode_tokens, encode_visible, patch_grid, pick, visible_ids
@@ -33,6 +34,7 @@ __all__ = [
     "NEIGHBOURS",
     "SMALL",
     "TARGETS",
+    "CutPositions",
     "Encoder",
     "Initialised",
     "MaskTokens",
@@ -53,6 +55,7 @@ __all__ = [
     "dvae_stride",
     "embed",
     "encode_tokens",
+    "encode_valid",
     "encode_visible",
     "initialise",
     "lacking",

@@ -19,9 +19,10 @@ from tacit.encoders.encoder import (
     blocks_with_drop_path,
     set_drop_path,
 )
+from tacit.encoders.frames import cut_positions
 from tacit.encoders.geometry import family, geometry_problems, timm_arguments
 from tacit.errors import BadSettings, DataError, Unknown
-from tacit.views import Inputs, input_spec
+from tacit.views import Inputs, SoundInputs, input_spec
 
 # Our names: the timm architecture and what is changed of it. Those called mini are for inputs of 28 to 96 pixels.
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
@@ -75,10 +76,11 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
 def build(
     name: str,
     *,
-    size: int,
+    size: int | tuple[int, int] | None = None,
     channels: int = 3,
+    inputs: SoundInputs | None = None,
     drop_path: float = 0.0,
-    patch: int | None = None,
+    patch: int | tuple[int, int] | None = None,
     window: int | None = None,
     norm_before_mlp: str = "ln",
     norm_eps: float | None = None,
@@ -94,21 +96,26 @@ def build(
     Args:
         name: a timm architecture, or one of `SMALL`.
         size: side of the square inputs in pixels; channels: how many they have.
+        inputs: of sounds, in the place of these two: their spectrograms have as many rows as frames. A plain ViT alone
+            takes them.
         drop_path: stochastic depth of the last block, rising from 0 at the first.
-        patch, window: patch size, and the side of attention's windows or chunks, where they should differ from the
-            name's.
+        patch, window: patch size, of spectrograms also (frames, bands), and the side of attention's windows or chunks,
+            where they should differ from the name's.
         norm_before_mlp: "ln", or "bn" for BatchNorm over batch and tokens.
         norm_eps: epsilon of a Swin's LayerNorms, where it should differ from timm's 1e-5; other trunks keep theirs.
         mean, std: of the inputs, one number a channel; ImageNet's when left out. interpolation: how they are resized.
         positions: side in pixels that a ViT's position table is made for. The table is learned at that size and
             interpolated to the grid of the input at every step (bicubic, antialiased); pixels on the right and below
             that fill no patch are left unread. Trunks without such a table do without.
-        kwargs: anything else timm's model takes.
+        kwargs: anything else timm's model takes; and `cut_positions`, frames that the positions of a ViT on sounds are
+            made for: shorter sounds use the first of them (`CutPositions`).
 
     Raises:
         Unknown: no such name. BadSettings: the geometry does not work out, or the architecture lacks what is asked.
         DataError: the published weights cannot be fetched.
     """
+    if inputs is not None:
+        size, channels = inputs.shape, inputs.channels
     found = problems(name, size, patch, window, channels, positions=positions, **kwargs)
     found += [
         f"{field} = {values}: must hold one number for each of the {channels} channels."
@@ -120,7 +127,7 @@ def build(
     arch, made = resolve(name, size, patch, window, channels, kwargs, positions)
     if norm_eps is not None and family(arch) == "swin":
         made["norm_eps"] = norm_eps
-    inputs = input_spec(size, channels, mean, std, interpolation)
+    inputs = inputs or input_spec(size, channels, mean, std, interpolation)
     encoder = assemble(name, arch, made, norm_before_mlp, inputs, pretrained=pretrained)
     if drop_path and not blocks_with_drop_path(encoder):
         raise BadSettings([f"drop_path = {drop_path}: {name} has no residual blocks to drop. Set drop_path=0."])
@@ -128,8 +135,9 @@ def build(
 
 
 def assemble(
-    name: str, arch: str, made: dict[str, Any], norm_before_mlp: str, inputs: Inputs, *, pretrained: bool = False
-) -> Encoder:
+    name: str, arch: str, made: dict[str, Any], norm_before_mlp: str, inputs: Inputs | SoundInputs, *,
+    pretrained: bool = False,
+) -> Encoder:  # fmt: skip
     """The encoder that `encoder.json` describes: timm's `arch` with the arguments `made`, without stochastic depth."""
     try:
         trunk = timm.create_model(arch, pretrained=pretrained, num_classes=0, **timm_arguments(made))
@@ -142,6 +150,8 @@ def assemble(
         ) from error
     if made.get("dynamic_img_size") and type(trunk.patch_embed) is PatchEmbed:
         trunk.patch_embed.__class__ = WholePatches
+    if made.get("cut_positions"):
+        cut_positions(trunk)
     if made.get("small_stem"):  # of small inputs nothing is thrown away at the start (He et al. 2016, section 4.2)
         trunk.conv1 = nn.Conv2d(trunk.in_chans, trunk.bn1.num_features, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(trunk.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -157,15 +167,16 @@ def assemble(
 
 
 def problems(
-    name: str, size: int, patch: int | None = None, window: int | None = None, channels: int = 3,
-    positions: int | None = None, **kwargs: Any,
+    name: str, size: int | tuple[int, int], patch: int | tuple[int, int] | None = None, window: int | None = None,
+    channels: int = 3, positions: int | None = None, **kwargs: Any,
 ) -> list[str]:  # fmt: skip
     """Why `name` cannot be built for such inputs, with sizes that would work; empty when it can. Raises `Unknown`."""
     if name not in SMALL and not timm.is_model(name):
         raise Unknown("encoder", name, [*SMALL, *timm.list_models()], "Any timm name will do: timm.list_models().")
     given = {"size": size, "channels": channels, "patch": patch, "window": window, "positions": positions}
-    if low := [f"{field} = {n}: must be at least 1." for field, n in given.items() if n is not None and n < 1]:
-        return low
+    low = [field for field, n in given.items() if n is not None and min(n if isinstance(n, tuple) else (n,)) < 1]
+    if low:
+        return [f"{field} = {given[field]}: must be at least 1." for field in low]
     arch, made = resolve(name, size, patch, window, channels, kwargs, positions)
     return geometry_problems(name, arch, size, made)
 
@@ -205,8 +216,8 @@ def mean_pooled(name: str) -> dict[str, Any]:
 
 
 def resolve(
-    name: str, size: int, patch: int | None, window: int | None, channels: int, kwargs: dict[str, Any],
-    positions: int | None = None,
+    name: str, size: int | tuple[int, int], patch: int | tuple[int, int] | None, window: int | None, channels: int,
+    kwargs: dict[str, Any], positions: int | None = None,
 ) -> tuple[str, dict[str, Any]]:  # fmt: skip
     """timm's architecture and arguments for `name`."""
     arch, changes = SMALL.get(name, (name, {}))
@@ -216,7 +227,7 @@ def resolve(
     if window is not None:
         made["window_size"] = window
     if family(arch) in ("swin", "vit", "vil") or getattr(timm.get_pretrained_cfg(arch), "fixed_input_size", False):
-        made["img_size"] = size
+        made["img_size"] = (made["cut_positions"], size[1]) if made.get("cut_positions") else size
     if positions is not None and family(arch) == "vit":
         made |= {"img_size": positions, "dynamic_img_size": True}
     if channels != 3:

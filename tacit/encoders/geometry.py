@@ -16,6 +16,7 @@ KINDS = {
     "vil": "vil",
 }  # fmt: skip
 TRIED = ("other", "cvt", "vil")
+BEYOND_TIMM = ("small_stem", "norm_eps", "cut_positions")
 
 
 def family(arch: str) -> str:
@@ -24,9 +25,11 @@ def family(arch: str) -> str:
     return KINDS.get(module, "other")
 
 
-def geometry_problems(name: str, arch: str, size: int, made: dict[str, Any]) -> list[str]:
-    """Why `arch` with timm's arguments `made` cannot take images of size x size, and what would work."""
+def geometry_problems(name: str, arch: str, size: int | tuple[int, int], made: dict[str, Any]) -> list[str]:
+    """Why `arch` with timm's arguments `made` cannot take images of size x size, or (height, width); what would work."""
     kind = family(arch)
+    if not isinstance(size, int):
+        return _rectangle_problems(name, kind, arch, size, made)
     patch = made.get("patch_size") or default_patch(arch)
     found = []
     if kind not in ("swin", "cvt", "vil") and "window_size" in made:
@@ -52,6 +55,23 @@ def geometry_problems(name: str, arch: str, size: int, made: dict[str, Any]) -> 
     return found
 
 
+def _rectangle_problems(name: str, kind: str, arch: str, shape: tuple[int, int], made: dict[str, Any]) -> list[str]:
+    if kind != "vit":
+        return [f"encoder = {name}: spectrograms are no squares, which a plain ViT takes. Try vit_mini or deit_small."]
+    patch = made.get("patch_size") or default_patch(arch)
+    sides = (patch, patch) if isinstance(patch, int) else patch
+    found = []
+    for setting, what, n, p, rest in zip(
+        ("size", "mels"), ("frames", "bands"), shape, sides, (bool(made.get("cut_positions")), False), strict=True
+    ):
+        if n < p or (n % p and not rest):
+            found.append(
+                f"{setting} = {n}: must be a multiple of the {p} {what} of a patch of {name}; {n} = {n // p} x {p} + "
+                f"{n % p}. Set {_near(n, p).replace('size', setting)}."
+            )
+    return found
+
+
 def crop_problems(name: str, arch: str, made: dict[str, Any], size: int, setting: str) -> list[str]:
     """Why small crops of `size` cannot go through a trunk that takes any size: they are cut into whole patches."""
     kind = family(arch)
@@ -73,7 +93,7 @@ def default_patch(arch: str) -> int:
 
 def timm_arguments(made: dict[str, Any]) -> dict[str, Any]:
     """What of an encoder's arguments is timm's; the rest is done to what timm makes."""
-    return {name: value for name, value in made.items() if name not in ("small_stem", "norm_eps")}
+    return {name: value for name, value in made.items() if name not in BEYOND_TIMM}
 
 
 def _swin_shape(arch: str, made: dict[str, Any]) -> tuple[int, int]:

@@ -64,7 +64,8 @@ def any_size(
 
 
 def step(encoder: Encoder) -> int:
-    """What the sides of an input must be multiples of: the patch, or a convolutional trunk's last stride."""
+    """What the sides of an input must be multiples of: the patch, or a convolutional trunk's last stride. Of patches
+    that are no squares, the height: frames of a spectrogram."""
     patch = getattr(getattr(encoder.trunk, "patch_embed", None), "patch_size", None)
     if isinstance(encoder.trunk, VisionTransformer | SwinTransformer | SwinTransformerV2):
         return patch[0]
@@ -137,7 +138,8 @@ def token_grid(encoder: Encoder, x: Tensor) -> Tensor:
     except (RuntimeError, AssertionError, ValueError) as error:
         raise refused(encoder, x, error) from error
     if isinstance(encoder.trunk, VisionTransformer | SwinTransformer | SwinTransformerV2):
-        h, w = height // step(encoder), width // step(encoder)
+        high, wide = encoder.trunk.patch_embed.patch_size
+        h, w = height // high, width // wide
         for _ in getattr(encoder.trunk, "layers", [])[1:]:
             h, w = -(-h // 2), -(-w // 2)
     else:  # cells are square

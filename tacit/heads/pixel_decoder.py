@@ -14,15 +14,17 @@ class PixelDecoder(nn.Module):
 
     [Linear, GELU] of the tokens' own width, `layers` times, then a transposed convolution with kernel and stride p, so
     that every token draws its own patch. The Linears start from a truncated normal of .02 and biases of zero, the
-    convolution as torch starts it, as in the official code. Tokens lie row by row in a square.
+    convolution as torch starts it, as in the official code. Tokens lie row by row, in a square unless `rows` says how
+    many rows they form.
 
     Args:
         width: of the tokens. channels: of the image. patch: pixels of a patch's side, p.
-        layers: Linears before the convolution.
+        layers: Linears before the convolution. rows: of tokens, of pictures that are no squares.
     """
 
-    def __init__(self, width: int, channels: int, patch: int, layers: int = 3):
+    def __init__(self, width: int, channels: int, patch: int, layers: int = 3, rows: int | None = None):
         super().__init__()
+        self.rows = rows
         self.mlp = nn.Sequential(*(part for _ in range(layers) for part in (nn.Linear(width, width), nn.GELU())))
         for part in self.mlp[::2]:
             nn.init.trunc_normal_(part.weight, std=0.02)
@@ -30,7 +32,11 @@ class PixelDecoder(nn.Module):
         self.pixels = nn.ConvTranspose2d(width, channels, patch, stride=patch)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Raises UsageError for a number of tokens that is no square."""
+        """Raises UsageError for a number of tokens that is no square, or that does not fill the rows."""
+        if self.rows is not None:
+            if tokens.shape[1] % self.rows:
+                raise UsageError(f"{tokens.shape[1]} tokens do not fill {self.rows} rows.")
+            return self.pixels(self.mlp(tokens).transpose(1, 2).unflatten(2, (self.rows, -1)))
         side = math.isqrt(tokens.shape[1])
         if side * side != tokens.shape[1]:
             raise UsageError(f"{tokens.shape[1]} tokens form no square: decode the patches of square images alone.")
