@@ -267,6 +267,7 @@ def evaluate(
     for name, reason in result["skipped"].items():
         print(f"skipped {name}: {reason}", file=sys.stderr)
     print(tables.caption_of_one(result))
+    _say_notes(result)
     _say_bad(result["bad_files"])
 
 
@@ -430,6 +431,7 @@ def embed(
         print(api.to_json(result))
         return
     print(f"{result['rows']:,} vectors of {result['width']} numbers in {result['out']}")
+    _say_notes(result)
     _say_bad(result["bad_files"])
 
 
@@ -797,6 +799,11 @@ def _say_accuracy(result: dict) -> None:
     if found := result.get("accuracy"):
         shares = (100 * found[k] for k in ("value", "low", "high"))
         print("Accuracy {:.1f} % ({:.1f} to {:.1f}) of {:,} records".format(*shares, found["n"]))
+
+
+def _say_notes(result: dict) -> None:
+    for note in result.get("notes", ()):
+        print(f"Note: {note}", file=sys.stderr)
 
 
 def _say_bad(bad: list) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tacit.api.shared import encoder_of, name_of, workers_of
+from tacit.api.shared import check_images, encoder_of, name_of, workers_of
 from tacit.errors import BadSettings, Unknown, UsageError
 from tacit.run import Run, atomic, write_json
 
@@ -68,6 +68,8 @@ def exams(
             f"{len(many)} encoders for {len(planes or ())} planes: give one for all, or one for each plane."
         )
     found = [encoder_of(one) for one in many]
+    for encoder in found:
+        check_images(encoder, "exams")
     if len({encoder.inputs.channels for encoder in found}) > 1:
         raise UsageError("The encoders have different numbers of channels.")
     task = exam_sets.read_exams(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tacit.api.shared import encoder_of, projector_of, workers_of
+from tacit.api.shared import check_images, encoder_of, projector_of, workers_of
 from tacit.errors import BadSettings, DataError, Unknown, UsageError
 from tacit.run import atomic
 
@@ -62,6 +62,7 @@ def finetune(
     if percent is not None and not 0 < percent <= 100:
         raise BadSettings([f"percent = {percent:g}: must be over 0 and at most 100."])
     encoder = encoder_of(what)
+    check_images(encoder, "finetune")
     layers, width = first_blocks(projector_of(what), neck) if neck else (None, None)
     train, test = open_splits(data, channels=encoder.inputs.channels, labels=[label] if label else "auto")
     if train.labels is None or len(train.classes) < 2:

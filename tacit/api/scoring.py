@@ -59,6 +59,7 @@ def _evaluate(what, data, test, protocol, *, label, group, baselines, seed, work
     from tacit import evaluation
     from tacit.data import open_splits
     from tacit.evaluation.protocols import SCENES
+    from tacit.views import field_of
 
     names = protocol.split(",") if isinstance(protocol, str) else list(protocol)
     asked = [evaluation.parse(name) for name in names] if names != ["all"] else []
@@ -71,7 +72,10 @@ def _evaluate(what, data, test, protocol, *, label, group, baselines, seed, work
     columns = [label] if isinstance(label, str) else label
     encoder = encoder_of(what, foreign=True)
     projector = projector_of(what) if any(one.options.get("neck") for one in asked) else None
-    train, held_out = open_splits(data, test, channels=encoder.inputs.channels, labels=columns or "auto", group=group)
+    train, held_out = open_splits(
+        data, test, channels=encoder.inputs.channels, kind=field_of(encoder.inputs), labels=columns or "auto",
+        group=group,
+    )  # fmt: skip
     found = evaluation.evaluate(
         encoder, train, held_out, names, seed=seed, baselines=baselines, workers=workers_of(workers), cache=cache,
         progress=progress, projector=projector,

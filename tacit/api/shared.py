@@ -20,6 +20,14 @@ def encoder_of(what: Any, *, foreign: bool = False):
     return encoders.load(what.path if isinstance(what, Run) else what, foreign=foreign)
 
 
+def check_images(encoder: Any, what: str) -> None:
+    """Raises `UsageError` for an encoder of sounds."""
+    from tacit.views import field_of
+
+    if field_of(encoder.inputs) == "audio":
+        raise UsageError(f"{what} is for images, and {encoder.name} looks at sounds.")
+
+
 def projector_of(what: Any):
     """The projection head of a run as it was last saved, in evaluation mode; None for an encoder that is of no run."""
     import torch

@@ -113,9 +113,10 @@ def pretrain(
         raise BadSettings(wrong)
 
     many = list(data) if isinstance(data, list | tuple) else [data]
-    sources = [open_source(one, channels=settings.channels) for one in many]
+    how = {"channels": settings.channels, "kind": "audio" if cls.modality == "audio" else "image"}
+    sources = [open_source(one, **how) for one in many]
     source = mix(sources, weights)
-    held_out = open_source(val, channels=settings.channels) if val is not None else None
+    held_out = open_source(val, **how) if val is not None else None
     if held_out is not None and held_out.labels is None:
         raise DataError(f"--val {val} has no labels, and serves nothing but an accuracy. Leave it out, or label it.")
     check_enough(source, settings)

@@ -22,20 +22,25 @@ def embed(
 ) -> dict[str, Any]:
     """One vector a record: `path, vector` rows in a .parquet file, or a .npy array with the paths in a .txt beside it.
 
-    Unreadable records are left out and listed in the answer: `{"out", "rows", "width", "bad_files": [(name, reason)]}`.
+    Unreadable records are left out and listed in the answer: `{"out", "rows", "width", "bad_files": [(name, reason)],
+    "notes": [what was done with the data]}`.
     """
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tacit.data import open_source
+    from tacit.data import note_rates, open_source
     from tacit.evaluation import features
+    from tacit.views import field_of
 
     out = Path(out)
     if out.suffix not in (".parquet", ".npy"):
         raise UsageError(f"--out {out}: must end in .parquet or .npy.")
     encoder = encoder_of(what, foreign=True)
-    source = open_source(data, channels=encoder.inputs.channels, labels=None)
+    kind = field_of(encoder.inputs)
+    source = open_source(data, channels=encoder.inputs.channels, kind=kind, labels=None)
+    if kind == "audio" and kind in source.fields:
+        note_rates(source, encoder.inputs.rate)
     schema = pa.schema([("path", pa.string()), ("vector", pa.list_(pa.float32(), encoder.width))])
     bad, names, arrays, rows = list(source.skipped), [], [], 0
     with atomic(out) as temporary:
@@ -61,7 +66,7 @@ def embed(
                 np.save(f, np.concatenate(arrays))
     if writer is None:
         write_text(out.with_suffix(".txt"), "\n".join(names) + "\n")
-    return {"out": str(out), "rows": rows, "width": encoder.width, "bad_files": bad}
+    return {"out": str(out), "rows": rows, "width": encoder.width, "bad_files": bad, "notes": source.notes}
 
 
 def bags(

@@ -101,6 +101,11 @@ class Source:
             record["label"] = int(self.labels[index])
         return record
 
+    def check(self, index: int) -> None:
+        """Raises `BadRecord` if the first picture or the sound of a record cannot be read."""
+        first = self.fields[0]
+        self.record(index, (first,))[first].check()
+
     def stamp(self) -> str:
         """Changes when the fingerprint or any record does; looks at every file, and reads none."""
         return f"{self.fingerprint} {self.store.stamp()}"

@@ -16,7 +16,7 @@ from tacit.encoders.encoder import Encoder
 from tacit.encoders.foreign import Foreign
 from tacit.errors import DataError, MissingExtra, UsageError
 from tacit.run import read_json
-from tacit.views import Inputs
+from tacit.views import Inputs, SoundInputs, inputs_from_dict
 
 SUFFIXES = (".pt2", ".onnx")
 FILES = {"torch": "encoder.pt2", "onnx": "encoder.onnx"}  # what our exports are called
@@ -26,7 +26,9 @@ NOTE = "inputs.json"
 class Program(Foreign):
     """A function [B, C, H, W] -> [B, width] that nothing can be changed in. It runs on the CPU."""
 
-    def __init__(self, run: Callable[[Tensor], Tensor], file: Path, inputs: Inputs, about: dict[str, Any]):
+    def __init__(
+        self, run: Callable[[Tensor], Tensor], file: Path, inputs: Inputs | SoundInputs, about: dict[str, Any]
+    ):
         made = {k: tuple(v) if isinstance(v, list) else v for k, v in about.get("kwargs", {}).items()}
         super().__init__(
             _Finished(run, file, inputs), name=about.get("name", file.name), arch=about.get("arch", ""), kwargs=made,
@@ -61,13 +63,13 @@ def _closed() -> UsageError:
 
 
 class _Finished(nn.Module):
-    def __init__(self, run: Callable[[Tensor], Tensor], file: Path, inputs: Inputs):
+    def __init__(self, run: Callable[[Tensor], Tensor], file: Path, inputs: Inputs | SoundInputs):
         super().__init__()
         self.run = [run]  # in a list, so that no module becomes a part of this one: it could not be moved or switched
         digest = hashlib.blake2b(file.read_bytes(), digest_size=16).digest()
         self.register_buffer("digest", torch.tensor(list(digest), dtype=torch.uint8))  # what tells two files apart
         try:
-            shape = self.forward(torch.zeros(2, inputs.channels, inputs.size, inputs.size)).shape
+            shape = self.forward(torch.zeros(2, inputs.channels, *inputs.shape)).shape
         except Exception as error:  # of onnxruntime there are many kinds, with no common one
             raise DataError(f"{file} does not run on two inputs of {inputs}: {str(error)[:300]}") from error
         if len(shape) != 2 or shape[0] != 2:
@@ -97,7 +99,7 @@ def read_program(file: Path, about: dict[str, Any] | None = None) -> Program:
     run, note = (_onnx if file.suffix == ".onnx" else _torch)(file)
     try:
         note = json.loads(note) if note else (about or {}).get("inputs") or read_json(file.parent / NOTE)
-        inputs = Inputs.from_dict(note) if note else None
+        inputs = inputs_from_dict(note) if note else None
     except (ValueError, TypeError) as error:
         raise DataError(f"The note on the inputs of {file} cannot be read ({error}).") from error
     if inputs is None:

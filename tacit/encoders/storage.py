@@ -25,7 +25,7 @@ from tacit.encoders.resolution import at_size
 from tacit.encoders.xavier import truncated_patches_, xavier_
 from tacit.errors import DataError, Unknown, UsageError
 from tacit.run import atomic, read_json, write_json
-from tacit.views import Inputs
+from tacit.views import inputs_from_dict
 
 FORMAT = 1
 STARTS = {
@@ -179,7 +179,7 @@ def _read(folder: Path, foreign: bool) -> Encoder:
             "Give the run folder, or an export to timm or transformers."
         )
     kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in about["kwargs"].items()}
-    inputs = Inputs.from_dict(about["inputs"])
+    inputs = inputs_from_dict(about["inputs"])
     encoder = assemble(about["name"], about["arch"], kwargs, about["norm_before_mlp"], inputs)
     encoder.start = tuple(how for how in about.get("start", ()) if how in STARTS)
     path = folder / "model.safetensors"

@@ -14,17 +14,19 @@ from torch import Tensor
 from tacit.engine.method import Method
 from tacit.errors import BadRecord
 from tacit.run import atomic
-from tacit.views import Inputs, View, Views, collate, finish
+from tacit.views import View, Views, collate, finish, shown
 
 COUNT = 8
 
 
 def save_sample_views(path: Path, dataset: Views, pipelines: Sequence[View]) -> None:
-    """A few records as the method sees them, for the report: `views` uint8 [V, n, H, W, C] and `names` [V]."""
+    """A few records as the method sees them, for the report: `views` uint8 [V, n, H, W, C], `names` [V], and the `kind`
+    of record, "image" or "audio"."""
     if (batch := _first(dataset)) is None:
         return
     views = [v["image"] for v in finish(batch, pipelines)]
-    _save(path, [_pixels(x, v.inputs) for x, v in zip(views, pipelines, strict=True)], [v.name for v in pipelines])
+    pixels = [shown(x, v.inputs, views[0]) for x, v in zip(views, pipelines, strict=True)]
+    _save(path, pixels, [v.name for v in pipelines], dataset.source.fields[0])
 
 
 @torch.no_grad()
@@ -35,10 +37,12 @@ def save_reconstructions(path: Path, method: Method, dataset: Views) -> None:
     device = next(method.parameters()).device
     views = [{k: t.to(device) for k, t in view.items()} for view in finish(batch, dataset.views)]
     training = method.training
-    shown = method.eval().reconstructions(views)
+    made = method.eval().reconstructions(views)
     method.train(training)
-    if shown:  # a method may reconstruct under some settings alone
-        _save(path, [_pixels(x.cpu(), method.encoder.inputs) for x in shown.values()], list(shown))
+    if made:  # a method may reconstruct under some settings alone
+        first = next(iter(made.values())).cpu()
+        pixels = [shown(x.cpu(), method.encoder.inputs, first) for x in made.values()]
+        _save(path, pixels, list(made), dataset.source.fields[0])
 
 
 def _first(dataset: Views) -> dict[str, Any] | None:
@@ -46,7 +50,7 @@ def _first(dataset: Views) -> dict[str, Any] | None:
     samples = []
     for index in range(min(len(dataset), 4 * COUNT)):
         try:
-            dataset.source[index]["image"].array()
+            dataset.source.check(index)
             samples.append(dataset[(0, index)])
         except BadRecord:
             continue
@@ -55,14 +59,9 @@ def _first(dataset: Views) -> dict[str, Any] | None:
     return collate(samples) if samples else None
 
 
-def _pixels(x: Tensor, inputs: Inputs) -> Tensor:
-    """Inputs of an encoder [n, C, H, W] as pixels, uint8."""
-    mean, std = (x.new_tensor(v).view(1, -1, 1, 1) for v in (inputs.mean, inputs.std))
-    return ((x.float() * std + mean).clamp(0, 1) * 255).round().byte()
-
-
-def _save(path: Path, shown: list[Tensor], names: list[str]) -> None:
-    side = max(x.shape[-1] for x in shown)  # small crops are shown as large as the others
-    shown = [F.interpolate(x, size=(side, side)) if x.shape[-1] != side else x for x in shown]
+def _save(path: Path, pixels: list[Tensor], names: list[str], kind: str) -> None:
+    size = max((x.shape[-2:] for x in pixels), key=lambda size: size[1])  # small crops are shown as large as the others
+    pixels = [F.interpolate(x, size=size) if x.shape[-2:] != size else x for x in pixels]
+    views = torch.stack(pixels).permute(0, 1, 3, 4, 2).numpy()
     with atomic(path) as temporary, open(temporary, "wb") as f:
-        np.savez_compressed(f, views=torch.stack(shown).permute(0, 1, 3, 4, 2).numpy(), names=np.array(names))
+        np.savez_compressed(f, views=views, names=np.array(names), kind=np.array(kind))

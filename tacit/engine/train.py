@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tacit import encoders
-from tacit.data import Batches, Source, epoch_order, unvisited
+from tacit.data import Batches, Source, epoch_order, note_rates, unvisited
 from tacit.distributed import rank
 from tacit.engine.bad import BadFiles
 from tacit.engine.checkpoints import AtomicCheckpointIO
@@ -33,7 +33,7 @@ from tacit.engine.stops import Interrupted, clear_errors, interrupts
 from tacit.engine.watch import Watch
 from tacit.errors import BadRecord, BadSettings
 from tacit.run import Run, write_json
-from tacit.views import Views, collate, finish
+from tacit.views import Views, collate, field_of, finish
 
 # What Lightning says of hardware and tips is no news to a user of this program; its errors are.
 for _name in ("lightning.pytorch", "lightning.fabric"):
@@ -227,6 +227,8 @@ def _steps_done(path: Path) -> int:
 def _say_notes(module: Training, source: Source, journal: Journal) -> None:
     for note in {note.partition(": ")[2]: note for view in module.pipelines for note in view.notes()}.values():
         journal.say(f"Note: {note}")
+    for rate in sorted({view.inputs.rate for view in module.pipelines if field_of(view.inputs) == "audio"}):
+        note_rates(source, rate)
     for note in source.notes:
         journal.say(f"Note: {note}")
 
@@ -254,7 +256,7 @@ def _read_the_rest(source: Source, settings: Recipe, plan: Plan, steps: int) -> 
     bad = []
     for index in unvisited(source, batch_size=settings.batch_size, seed=plan.seed, total_steps=steps):
         try:
-            source[int(index)]["image"].array()
+            source.check(int(index))
         except BadRecord as error:
             bad.append((source.name(int(index)), str(error)))
     return bad

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tacit.data import Source
+from tacit.data import Source, note_rates
 from tacit.encoders import Encoder
 from tacit.errors import DataError, UsageError
 from tacit.evaluation import choices, intervals, scenes
@@ -23,9 +23,10 @@ from tacit.evaluation.groups import check_groups, grouped_split
 from tacit.evaluation.linear import stratified
 from tacit.evaluation.neck import first_blocks
 from tacit.evaluation.options import Asked
-from tacit.evaluation.protocols import PROTOCOLS, SCENES, check_kind, everything, features_of, parse
+from tacit.evaluation.protocols import PROTOCOLS, SCENES, check_kind, check_pictures, everything, features_of, parse
 from tacit.evaluation.task import Part, Score, Task, packed, random_twin
 from tacit.run import atomic, read_json, write_json
+from tacit.views import field_of
 
 
 def evaluate(
@@ -54,7 +55,8 @@ def evaluate(
 
     Returns:
         `{"split", "split_hash", "seed", "inputs", "results": [score, …], "records", "skipped": {protocol: why},
-        "bad_files": [(name, reason), …]}`; a score as in `Score`; `records` are arrays by "of/protocol/metric".
+        "bad_files": [(name, reason), …], "notes": [what was done with the data, …]}`; a score as in `Score`; `records`
+        are arrays by "of/protocol/metric".
 
     Raises:
         Unknown: a protocol, option or feature that does not exist. UsageError: one that the labels do not allow.
@@ -64,18 +66,23 @@ def evaluate(
     skipped: dict[str, str] = {}
     choose = list(protocols) == ["all"]
     if choose:
-        protocols, skipped = everything(kind, len(train.classes or ()))
+        protocols, skipped = everything(kind, len(train.classes or ()), sounds=field_of(encoder.inputs) == "audio")
     asked = [parse(spec) for spec in protocols]
     for one in asked:
         if one.name in SCENES:
             raise UsageError(f"{one.name} needs {scenes.SCENES[one.name].needs}; it cannot be asked for with others.")
         check_kind(one.name, kind, train.notes)
+        check_pictures(one.name, encoder.inputs)
         if one.name == "fine_tune" and next(encoder.parameters(), None) is None:
             raise UsageError(
                 f"fine_tune trains an encoder, and {encoder.name} is a finished program. Give the encoder."
             )
         if neck := one.options.get("neck"):
             first_blocks(projector, neck)  # said before features are computed
+    if field_of(encoder.inputs) == "audio":
+        for part in (train, test):
+            if part is not None and "audio" in part.fields:
+                note_rates(part, encoder.inputs.rate)
     names = tuple(dict.fromkeys(["pooled", *(name for one in asked for name in features_of(one, encoder))]))
     choices.check(encoder, names)
     devices = [torch.device(device)] if device else all_devices()
@@ -112,9 +119,11 @@ def evaluate(
             if subject is not None or not PROTOCOLS[one.name].needs_encoder:
                 scores += _apart(_run(one, task, skipped, strict=not choose), one, asked)
     split = "test set" if rows is None else f"{_split_of(train)} held out by seed {seed}"
-    return packed(
+    result = packed(
         scores, encoder, split=split, split_hash=_split_hash(train, test, rows), seed=seed, bad=bad, skipped=skipped
     )
+    result["notes"] = list(dict.fromkeys(note for part in (train, test) if part is not None for note in part.notes))
+    return result
 
 
 def _split_of(train: Source) -> str:

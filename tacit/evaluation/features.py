@@ -17,7 +17,7 @@ from tacit.encoders import Encoder
 from tacit.errors import DataError
 from tacit.evaluation import cache as kept
 from tacit.evaluation import choices
-from tacit.views import Inputs, Plain
+from tacit.views import Inputs, Plain, SoundInputs
 
 RAW_SIDE = 32  # raw pixels of larger inputs are averaged down to this side
 PART = 8192  # records computed between two saves of the cache
@@ -108,12 +108,23 @@ def all_devices() -> list[torch.device]:
 
 
 def raw(
-    source: Source, inputs: Inputs, *, batch_size: int = 256, workers: int = 0, progress: Callable | None = None
+    source: Source,
+    inputs: Inputs | SoundInputs,
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+    progress: Callable | None = None,
 ) -> Features:
-    """The prepared pixels themselves, flattened; averaged down to 32 x 32 where they are larger."""
+    """The prepared pixels themselves, flattened; averaged down to 32 x 32 where they are larger.
+
+    Of sounds the mean and the standard deviation over time of every log-mel band: [N, 2 mels].
+    """
 
     def flatten(x: Tensor) -> dict[str, Tensor]:
         x = inputs.prepare(x)
+        if isinstance(inputs, SoundInputs):
+            x = x[:, 0]
+            return {"pooled": torch.cat([x.mean(1), x.std(1, correction=0)], 1)}
         if inputs.size > RAW_SIDE:
             x = F.interpolate(x, size=(RAW_SIDE, RAW_SIDE), mode="area")
         return {"pooled": x.flatten(1)}
@@ -123,7 +134,7 @@ def raw(
 
 @torch.no_grad()
 def _collect(
-    source: Source, inputs: Inputs, make, *, batch_size, workers, progress, store=None, names=("pooled",)
+    source: Source, inputs: Inputs | SoundInputs, make, *, batch_size, workers, progress, store=None, names=("pooled",)
 ) -> Features:
     parts = store.load() if store else []
     done = kept.records_in(parts)

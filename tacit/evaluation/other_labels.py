@@ -17,6 +17,7 @@ from tacit.evaluation.low_shot import ALONE, draw_positives
 from tacit.evaluation.multi_label import multi_label_probe, per_class
 from tacit.evaluation.regression import errors, ridge
 from tacit.evaluation.task import Score, Task
+from tacit.views import field_of
 
 LABEL_FREE = 2000  # test features that label-free measures look at
 LIDAR = (200, 10)  # records and augmented views of each
@@ -101,7 +102,8 @@ def run_label_free(task: Task, *, feature: str = "pooled", lidar: bool = True) -
     }  # fmt: skip
     said: dict[str, Any] = {"feature": feature, "interval_over": "random halves"}
     left_out = {}
-    if task.encoder is not None and lidar and len(x) >= 3:
+    sounds = task.encoder is not None and field_of(task.encoder.inputs) == "audio"
+    if task.encoder is not None and lidar and len(x) >= 3 and not sounds:
         rows = task.test.found.index[_some(rng, len(task.test.found.index), LIDAR[0])]
         views = augmented_features(
             task.encoder, task.test.origin.select(rows.numpy()), views=LIDAR[1], feature=feature, seed=task.seed,
@@ -110,7 +112,8 @@ def run_label_free(task: Task, *, feature: str = "pooled", lidar: bool = True) -
         measures["lidar"] = (label_free.lidar, views)
         said["lidar_views"] = LIDAR[1]
     elif task.encoder is not None:
-        left_out["lidar"] = "it takes three records or more" if lidar else "lidar=no"
+        reason = "its views are of images" if sounds else "it takes three records or more"
+        left_out["lidar"] = reason if lidar else "lidar=no"
     found = []
     for name, (measure, on) in measures.items():
         try:

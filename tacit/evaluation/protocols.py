@@ -17,6 +17,7 @@ from tacit.evaluation.linear_sgd import PRESETS, usable
 from tacit.evaluation.options import Asked
 from tacit.evaluation.task import Score
 from tacit.precision import CHOICES
+from tacit.views import Inputs, SoundInputs
 
 ANY = frozenset(["class", "numbers", "multi", "none"])
 CLASSES = frozenset(["class"])
@@ -27,7 +28,8 @@ class Protocol:
     """`run(task, **options)`; options are its keywords.
 
     Raw inputs are scored too unless it needs an encoder. `kinds` of labels it can use; why "all" leaves it out, if it
-    is `slow`. `known` are the words that an option may be.
+    is `slow`. `known` are the words that an option may be. `pictures`: it makes views of pictures, so that an encoder
+    of sounds has no use of it.
     """
 
     run: Callable[..., list[Score]]
@@ -35,6 +37,7 @@ class Protocol:
     needs_encoder: bool = False
     slow: str = ""
     known: dict[str, Collection[str]] = field(default_factory=dict)
+    pictures: bool = False
 
 
 PROTOCOLS = {
@@ -42,14 +45,15 @@ PROTOCOLS = {
     "linear": Protocol(standard.run_linear, known={"metric": standard.ACCURACIES}),
     "linear_sgd": Protocol(
         standard.run_linear_sgd, needs_encoder=True, slow="it trains through the encoder for many epochs",
-        known={"preset": PRESETS},
+        known={"preset": PRESETS}, pictures=True,
     ),
     "attentive": Protocol(
-        standard.run_attentive, needs_encoder=True, slow="it trains through the encoder for many epochs"
+        standard.run_attentive, needs_encoder=True, slow="it trains through the encoder for many epochs",
+        pictures=True,
     ),
     "fine_tune": Protocol(
         standard.run_fine_tune, needs_encoder=True, slow="it trains the whole encoder",
-        known={"recipe": RECIPES, "precision": CHOICES},
+        known={"recipe": RECIPES, "precision": CHOICES}, pictures=True,
     ),
     "few_shot": Protocol(few_labels.run_few_shot, known=few_labels.KNOWN),
     "percent": Protocol(few_labels.run_percent, slow="it fits many classifiers", known=few_labels.KNOWN),
@@ -60,7 +64,7 @@ PROTOCOLS = {
     "ridge": Protocol(other_labels.run_ridge, frozenset(["numbers"])),
     "multi_label": Protocol(other_labels.run_multi_label, frozenset(["multi"])),
     "label_free": Protocol(other_labels.run_label_free, ANY),
-    "correspondence": Protocol(other_labels.run_correspondence, ANY, needs_encoder=True),
+    "correspondence": Protocol(other_labels.run_correspondence, ANY, needs_encoder=True, pictures=True),
 }  # fmt: skip
 
 
@@ -87,12 +91,14 @@ def features_of(asked: Asked, encoder: Encoder) -> tuple[str, ...]:
     return (asked.options.get("feature", "pooled"),)
 
 
-def everything(kind: str, classes: int) -> tuple[list[str], dict[str, str]]:
+def everything(kind: str, classes: int, *, sounds: bool = False) -> tuple[list[str], dict[str, str]]:
     """What "all" means for labels of this kind, and why the other protocols are left out."""
     chosen, skipped = [], {}
     for name, protocol in PROTOCOLS.items():
         if kind not in protocol.kinds:
             skipped[name] = f"it needs {' or '.join(WORDS[k] for k in sorted(protocol.kinds))}"
+        elif sounds and protocol.pictures:
+            skipped[name] = "it is for images"
         elif protocol.slow:
             skipped[name] = f"{protocol.slow}; ask for it by name"
         elif name == "clinical" and classes != 2:
@@ -100,6 +106,13 @@ def everything(kind: str, classes: int) -> tuple[list[str], dict[str, str]]:
         else:
             chosen.append(name)
     return chosen, skipped
+
+
+def check_pictures(name: str, inputs: Inputs | SoundInputs) -> None:
+    """Raises `UsageError` when a protocol of images alone is asked for with an encoder of sounds."""
+    if isinstance(inputs, SoundInputs) and (name in SCENES or PROTOCOLS[name].pictures):
+        others = [other for other, p in PROTOCOLS.items() if not p.pictures]
+        raise UsageError(f"{name} is for images, and the encoder looks at sounds. There is: {', '.join(others)}.")
 
 
 def check_kind(name: str, kind: str, notes: Sequence[str] = ()) -> None:

@@ -21,7 +21,10 @@ TITLES = ("protocol", "metric", "encoder", "score", "95 % interval", "to the bes
 
 def table(result: dict[str, Any]) -> list[tuple[str, ...]]:
     """Rows in the order of `ONE` of what `evaluate` says of one encoder; shares in per cent."""
-    return [(r["protocol"], r["metric"], _feature(r), r["of"], shown(r), interval(r), _n(r)) for r in result["results"]]
+    return [
+        (r["protocol"], r["metric"], _feature(r, result["inputs"]), r["of"], shown(r), interval(r), _n(r))
+        for r in result["results"]
+    ]
 
 
 def caption_of_one(result: dict[str, Any]) -> str:
@@ -32,10 +35,11 @@ def caption_of_one(result: dict[str, Any]) -> str:
     )
 
 
-def _feature(score: dict[str, Any]) -> str:
+def _feature(score: dict[str, Any], inputs: dict[str, Any] | None = None) -> str:
     """What of the encoder was looked at; nothing where the protocol leaves no choice."""
+    inputs = inputs or score.get("inputs") or {}
     if score["of"] == "raw-input":
-        return "pixels"
+        return "mean and deviation of bands" if inputs.get("kind") == "sound" else "pixels"
     found = score["settings"].get("feature", "")
     return found if isinstance(found, str) else "/".join(dict.fromkeys(found))
 
@@ -83,6 +87,10 @@ def rows(comparison: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _inputs(inputs: dict[str, Any]) -> str:
+    if inputs.get("kind") == "sound":
+        return (
+            f"{inputs['frames']} frames of {inputs['mels']} log-mel bands ({inputs['front']}) at {inputs['rate']:,} Hz"
+        )
     scale = (f"{name} {' '.join(f'{v:.3g}' for v in inputs[name])}" for name in ("mean", "std"))
     return ", ".join([f"{inputs['size']} px", f"crop {inputs['crop']:g}", inputs["interpolation"], *scale])
 

@@ -17,8 +17,9 @@ from tacit.evaluation.compare import compare
 from tacit.evaluation.evaluate import evaluate, kind_of
 from tacit.evaluation.options import Asked
 from tacit.evaluation.paired import average_ranks, holm
-from tacit.evaluation.protocols import PROTOCOLS, check_kind, features_of
+from tacit.evaluation.protocols import PROTOCOLS, check_kind, check_pictures, features_of
 from tacit.scores import interval, is_share, shown, sign
+from tacit.views import field_of
 
 TABLES = (".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl")  # which have columns
 FILES = (*TABLES, ".zip", ".tar", ".npy")
@@ -77,6 +78,8 @@ def transfer(
         UsageError: a feature that an encoder has not. DataError: no set could be scored.
     """
     for encoder in encoders.values():
+        for one in asked:
+            check_pictures(one.name, encoder.inputs)
         choices.check(encoder, [name for one in asked for name in features_of(one, encoder)])
     scores, differences, skipped, bad = [], [], {}, {}
     for title, path in sets.items():
@@ -107,7 +110,7 @@ def transfer(
 def _score(encoder: Encoder, path: Path, asked: Sequence[Asked], label, group, how: dict[str, Any]) -> dict[str, Any]:
     has_columns = path.suffix.lower() in TABLES or any((path / f"train{end}").is_file() for end in TABLES)
     columns = {"labels": label or "auto", "group": group} if has_columns else {}
-    train, test = open_splits(path, channels=encoder.inputs.channels, **columns)
+    train, test = open_splits(path, channels=encoder.inputs.channels, kind=field_of(encoder.inputs), **columns)
     kind = kind_of(train, test)
     fitting = [one.spec for one in asked if kind in PROTOCOLS[one.name].kinds]
     if not fitting:

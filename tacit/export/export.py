@@ -20,6 +20,7 @@ from tacit.encoders import Encoder
 from tacit.errors import RunFailed, Unknown, UsageError
 from tacit.export import onnx, program, timm, transformers
 from tacit.run import read_json, write_json, write_text
+from tacit.views import Inputs, SoundInputs
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ def export(encoder: Encoder, to: str, out: str | os.PathLike, *, check: bool = T
     out = Path(out)
     if other := _in_the_way(out):
         raise UsageError(f"--out {out}: {other}. Choose a new folder.")
+    if isinstance(encoder.inputs, SoundInputs) and to not in ("torch", "onnx"):
+        raise UsageError(
+            f"{to} has no words for how sounds become the inputs of {encoder.name}. Export it to torch or onnx, as a "
+            "program of spectrograms."
+        )
     target = TARGETS[to]
     encoder = copy.deepcopy(encoder).cpu().eval()
     with _beside(out) as made:
@@ -113,7 +119,7 @@ def _replace(out: Path, made: Path, files: list[str]) -> None:
 @torch.no_grad()
 def _difference(encoder: Encoder, target: Target, folder: Path) -> float:
     i = encoder.inputs
-    x = torch.randn(3, i.channels, i.size, i.size, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(3, i.channels, *i.shape, generator=torch.Generator().manual_seed(0))
     ours, run = encoder(x), target.read(folder)
     theirs = torch.cat([run(x[:1]), run(x[1:])])
     difference = float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-12))
@@ -128,16 +134,13 @@ def _difference(encoder: Encoder, target: Target, folder: Path) -> float:
 
 def _readme(encoder: Encoder, to: str, target: Target) -> str:
     i = encoder.inputs
+    how = _of_sound(i) if isinstance(i, SoundInputs) else _of_image(i)
     return f"""# {encoder.name} for {to}
 
 Exported by Tacit. Features have {encoder.width} numbers ({encoder.feature}) and agree with Tacit's to
 {target.tolerance:.0e} of the largest.
 
-Inputs: float32 [B, {i.channels}, {i.size}, {i.size}], made of an image by
-
-1. resizing its short side to {round(i.size / i.crop)} pixels ({i.interpolation}, antialiased),
-2. taking the centre {i.size} x {i.size} and scaling its values to 0..1,
-3. subtracting the mean {_numbers(i.mean)} and dividing by the standard deviation {_numbers(i.std)}, per channel.
+Inputs: float32 [B, {i.channels}, {i.shape[0]}, {i.shape[1]}], made {how}
 
 Run in this folder:
 
@@ -145,6 +148,24 @@ Run in this folder:
 {target.usage(encoder)}
 ```
 """
+
+
+def _of_image(i: Inputs) -> str:
+    return f"""of an image by
+
+1. resizing its short side to {round(i.size / i.crop)} pixels ({i.interpolation}, antialiased),
+2. taking the centre {i.size} x {i.size} and scaling its values to 0..1,
+3. subtracting the mean {_numbers(i.mean)} and dividing by the standard deviation {_numbers(i.std)}, per channel."""
+
+
+def _of_sound(i: SoundInputs) -> str:
+    """The front end is not part of the program; `encoder.json` has all its numbers."""
+    return f"""of a recording by
+
+1. taking the mean of its channels, resampling to {i.rate} Hz and taking {i.seconds:g} seconds,
+2. computing {i.mels} log-mel bands of {i.frames} frames ({1000 * i.window:g} ms each {1000 * i.hop:g} ms), a row each,
+   as `tacit.views.SoundInputs` with `front="{i.front}"` does; `{ABOUT}` beside this file has all its numbers,
+3. subtracting {i.mean[0]:.8g} and dividing by {i.std[0]:.8g}; rows that a short recording does not fill are 0."""
 
 
 def _numbers(values: tuple[float, ...]) -> str:

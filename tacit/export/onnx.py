@@ -38,7 +38,7 @@ def read(folder: Path):
 
 
 def usage(encoder: Encoder) -> str:
-    i = encoder.inputs
+    shape = ", ".join(map(str, (1, encoder.inputs.channels, *encoder.inputs.shape)))
     return f"""import numpy, onnxruntime
 session = onnxruntime.InferenceSession("{FILE}")
-features = session.run(None, {{"image": numpy.zeros((1, {i.channels}, {i.size}, {i.size}), numpy.float32)}})[0]"""
+features = session.run(None, {{"image": numpy.zeros(({shape}), numpy.float32)}})[0]"""

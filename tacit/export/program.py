@@ -16,7 +16,7 @@ FILE = "encoder.pt2"
 
 def trace(encoder: Encoder) -> torch.export.ExportedProgram:
     inputs = encoder.inputs
-    example = torch.zeros(2, inputs.channels, inputs.size, inputs.size)
+    example = torch.zeros(2, inputs.channels, *inputs.shape)
     try:
         return torch.export.export(encoder, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     except (RuntimeError, ValueError) as error:
@@ -46,4 +46,4 @@ def usage(encoder: Encoder) -> str:
     i = encoder.inputs
     return f"""import torch
 encoder = torch.export.load("{FILE}").module()
-features = encoder(torch.zeros(1, {i.channels}, {i.size}, {i.size}))"""
+features = encoder(torch.zeros(1, {i.channels}, {i.shape[0]}, {i.shape[1]}))"""

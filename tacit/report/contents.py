@@ -20,6 +20,7 @@ HOW_VIEWS = (
     "Each column is one record, each picture one view of it, as the method saw it. You should still recognise what "
     "matters; bad: views that are empty, or too alike, or that lose what tells your records apart (colour, texture)."
 )
+HOW_SPECTROGRAMS = "Sounds are shown as spectrograms: time to the right, low frequencies at the bottom, bright is loud."
 HOW_RECONSTRUCTIONS = (
     "Each column is one record: what went in, what was left of it, and what the trained method made of that. Good: "
     "shapes and colours of what is missing are guessed, if blurred; bad: flat grey, or the average of all records."
@@ -59,6 +60,7 @@ def _pictures(run: Run, what: str, most: int) -> Html:
         with np.load(path, allow_pickle=False) as stored:
             views = stored["views"]
             titles = [str(t) for t in stored["names"]] if "names" in stored else []
+            sounds = "kind" in stored and str(stored["kind"]) == "audio"
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         return note(f"No sample {what}: {path} cannot be read ({error}).")
     titles = titles or [f"view {v + 1}" for v in range(len(views))]
@@ -66,11 +68,14 @@ def _pictures(run: Run, what: str, most: int) -> Html:
     records = [
         tag("li", *(_view(views[v, i], title, record=i + 1) for v, title in enumerate(titles))) for i in range(shown)
     ]
+    if sounds:
+        return join([tag("p", HOW_SPECTROGRAMS, class_="quiet"), tag("ol", *records, class_="views sounds")])
     return tag("ol", *records, class_="views small" if views.shape[2] <= 64 else "views")
 
 
 def _view(pixels: np.ndarray, title: str, *, record: int) -> Html:
-    image = tag("img", src=data_uri(pixels, longest=LONGEST_SIDE), alt=f"Record {record} as {title} shows it")
+    longest = LONGEST_SIDE * (2 if pixels.shape[1] >= 2 * pixels.shape[0] else 1)
+    image = tag("img", src=data_uri(pixels, longest=longest), alt=f"Record {record} as {title} shows it")
     return join([image, tag("span", title)])
 
 

@@ -6,9 +6,11 @@ import base64
 import io
 
 import numpy as np
+import torch
 from PIL import Image
 
-from tacit.data import Cut, Source
+from tacit.data import Cut, Recording, Source
+from tacit.views import Inputs, SoundInputs, shown
 
 
 def data_uri(pixels: np.ndarray, *, longest: int | None = None) -> str:
@@ -25,14 +27,27 @@ def data_uri(pixels: np.ndarray, *, longest: int | None = None) -> str:
 
 
 class Thumbnails:
-    """`self(row, side)`: the central square of a record of `source`, whose number is `numbers[row]`, as a data URI."""
+    """`self(row, side)`: the central square of a record of `source`, whose number is `numbers[row]`, as a data URI.
 
-    def __init__(self, source: Source, numbers: np.ndarray):
-        self.source, self.numbers = source, numbers
+    Of sounds, for which `inputs` say how, the spectrogram of the middle; of short ones no more than there is.
+    """
+
+    def __init__(self, source: Source, numbers: np.ndarray, inputs: Inputs | SoundInputs | None = None):
+        self.source, self.numbers, self.inputs = source, numbers, inputs
 
     def __call__(self, row: int, side: int) -> str:
-        picture = self.source[int(self.numbers[row])]["image"]
+        record = self.source[int(self.numbers[row])]
+        if isinstance(self.inputs, SoundInputs):
+            return data_uri(self._spectrogram(record["audio"], side))
+        picture = record["image"]
         square = min(picture.height, picture.width)
         top, left = (picture.height - square) / 2, (picture.width - square) / 2
         (pixels,) = picture.crops([Cut(top, left, square, square, (side, side))])
         return data_uri(pixels)
+
+    def _spectrogram(self, recording: Recording, side: int) -> np.ndarray:
+        (wave,) = recording.crops([self.inputs.centre(*recording.extent)])
+        share = self.inputs.length(*recording.extent) / self.inputs.samples
+        rows = max(round(min(share, 1) * self.inputs.frames), 1)
+        pixels = shown(self.inputs.prepare(torch.from_numpy(wave)[None])[:, :, :rows], self.inputs)
+        return np.asarray(Image.fromarray(pixels[0, 0].numpy()).resize((side, side)))[:, :, None]

@@ -16,7 +16,7 @@ from tacit.encoders import Encoder
 from tacit.errors import DataError
 from tacit.report.pictures import Thumbnails
 from tacit.run import Run
-from tacit.views import Plain
+from tacit.views import Inputs, Plain, SoundInputs, field_of
 
 BATCH = 64
 
@@ -51,7 +51,7 @@ def take(
         DataError: no encoder yet, no data where the run had it, or none of it readable.
     """
     encoder = encoders.load(run.path)
-    source = _open(run, data, encoder.inputs.channels)
+    source = _open(run, data, encoder.inputs)
     rows = np.sort(np.random.default_rng(seed).permutation(len(source))[:limit])
     chosen = source.select(rows)
     tell = progress and (lambda done: progress(f"features, {run.path.name}", done, len(rows)))
@@ -61,16 +61,17 @@ def take(
         names=[chosen.name(int(i)) for i in kept],
         labels=None if chosen.labels is None else chosen.labels[kept],
         classes=chosen.classes,
-        thumbnails=Thumbnails(chosen, kept),
+        thumbnails=Thumbnails(chosen, kept, encoder.inputs),
         records=len(source),
         unreadable=len(rows) - len(kept),
     )
 
 
-def _open(run: Run, data: Any, channels: int) -> Source:
+def _open(run: Run, data: Any, inputs: Inputs | SoundInputs) -> Source:
+    how = {"channels": inputs.channels, "kind": field_of(inputs)}
     if data is not None:
-        return open_source(data, channels=channels)
-    return mix([open_source(one, channels=channels) for one in run.settings["data"]])
+        return open_source(data, **how)
+    return mix([open_source(one, **how) for one in run.settings["data"]])
 
 
 @torch.no_grad()

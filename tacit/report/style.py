@@ -84,6 +84,7 @@ svg text.label { fill: var(--ink); }
 .views { list-style: none; margin: 12px 0; padding: 0; display: flex; flex-wrap: wrap; gap: 16px 10px; }
 .views img { display: block; width: 100px; border-radius: 4px; }
 .views.small img { image-rendering: pixelated; }
+.views.sounds img, .views.sounds li { width: 210px; }
 .views span { display: block; font-size: 0.8rem; color: var(--soft); margin-bottom: 6px; overflow-wrap: anywhere; }
 .views li { width: 100px; }
 @media (min-width: 800px) { .strip li { width: 72px; } }

@@ -1,7 +1,7 @@
 from tacit.views.augment import erase, rand_augment
 from tacit.views.corruption import Blocks, Corrupted, Spoiled, corruption_problems
 from tacit.views.crop import Crop, View, compiles_first
-from tacit.views.dataset import Plain, Views, collate, finish
+from tacit.views.dataset import Plain, Views, collate, field_of, finish
 from tacit.views.excerpt import Another, Excerpt
 from tacit.views.filterbank import kaldi_fbank, mel_db
 from tacit.views.hiding import Hiding, hide, hiding_problems, patches_of
@@ -28,6 +28,7 @@ from tacit.views.multi_crop import augmented_multi_crop, equal_multi_crop, maske
 from tacit.views.pair import SIT_PAIRS, sit_pair, unlike_pair
 from tacit.views.random import rng
 from tacit.views.rendering import Rendering, rendered_twice
+from tacit.views.showing import shown
 from tacit.views.sound import SoundInputs, inputs_from_dict, kaldi_inputs, mel_db_inputs
 from tacit.views.turns import Tilted, Turned
 
@@ -65,6 +66,7 @@ __all__ = [
     "equal_multi_crop",
     "erase",
     "exact_mask",
+    "field_of",
     "finish",
     "hide",
     "hiding_problems",
@@ -87,6 +89,7 @@ __all__ = [
     "rendered_twice",
     "resized_crop",
     "rng",
+    "shown",
     "sit_pair",
     "sometimes_blocks",
     "span_mask",

@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tacit.data import Source
+from tacit.data.kinds import WORDS
 from tacit.errors import BadRecord, DataError
 from tacit.views.crop import View
 from tacit.views.inputs import Inputs
 from tacit.views.random import rng
+from tacit.views.sound import SoundInputs
 
 TRIES = 20
 REPLACEMENT = 1 << 40  # a view number no method has, for draws of a replacement record
@@ -25,25 +27,21 @@ class Views(Dataset):
 
     A third number in the key is how often the record came before in the epoch; other crops are drawn each time.
 
-    A view reads the picture its `field` names, `image` unless it says another, and draws by its number, or by that of
-    the view that its `of` names (see `Rendering`). One that is `grouped` gets the number of the record's group as a
-    parameter, or the record's own where there are no groups. No view flips a record whose mirror image is another thing
-    (`Source.sided`). A record that cannot be read is replaced by another, drawn from (seed, epoch, index) alone, and
-    reported in `bad`.
+    A view reads the picture or the sound its `field` names, `image` unless it says another, and draws by its number, or
+    by that of the view that its `of` names (see `Rendering`). One that is `grouped` gets the number of the record's
+    group as a parameter, or the record's own where there are no groups. No view flips a record whose mirror image is
+    another thing (`Source.sided`). A record that cannot be read is replaced by another, drawn from (seed, epoch, index)
+    alone, and reported in `bad`.
 
     Raises:
-        DataError: a view reads a picture that the records do not have.
+        DataError: a view reads what the records do not have.
     """
 
     def __init__(self, source: Source, views: Sequence[View], seed: int):
         self.source, self.views, self.seed = source, list(views), seed
         self.fields = [getattr(view, "field", "image") for view in views]
         self.numbers = [getattr(view, "of", number) for number, view in enumerate(views)]
-        if missing := sorted({field for field in self.fields if field not in source.fields}):
-            raise DataError(
-                f"{source.title or 'The data'} has no {' and no '.join(missing)} beside each picture, which the method "
-                "compares. Give episodes of frames: --data episodes:FOLDER, or exams of slices: --data exams:FOLDER"
-            )
+        _check_fields(source, set(self.fields))
         self._bad: dict[int, str] = {}
         self._group = None
         if source.groups is not None and any(getattr(view, "grouped", False) for view in self.views):
@@ -60,7 +58,8 @@ class Views(Dataset):
             try:
                 return {**self._read(epoch, index, repeat), "bad": bad}
             except BadRecord as error:
-                self._bad[index] = str(error)
+                if self.fields[0] != "audio":  # of a long recording one part may be broken, and others not
+                    self._bad[index] = str(error)
                 bad.append((index, self.source.name(index), str(error)))
         raise DataError(
             f"{TRIES} records in a row cannot be read, the last: {bad[-1][1]}: {bad[-1][2]}. "
@@ -77,15 +76,14 @@ class Views(Dataset):
         record = self.source.record(index, distinct)
         params = []
         for number, view, field in zip(self.numbers, self.views, self.fields, strict=True):
-            picture = record[field]
-            drawn = view.draw(rng(self.seed, epoch, index, number, repeat), picture.height, picture.width)
+            drawn = view.draw(rng(self.seed, epoch, index, number, repeat), *record[field].extent)
             if self.source.sided is not None and self.source.sided[index]:
                 drawn["flip"] = False
             if getattr(view, "grouped", False):
                 drawn["group"] = int(index if self._group is None else self._group[index])
             params.append(drawn)
         crops: list[Any] = [None] * len(params)
-        for field in distinct:  # each picture is decoded once
+        for field in distinct:  # each picture or sound is decoded once
             numbers = [n for n, other in enumerate(self.fields) if other == field]
             cuts = [self.views[n].cut(params[n]) for n in numbers]
             for n, crop in zip(numbers, record[field].crops(cuts), strict=True):
@@ -94,8 +92,35 @@ class Views(Dataset):
         return {"crops": crops, "params": params, "index": index, "label": record.get("label", -1)}
 
 
+def _check_fields(source: Source, wanted: set[str]) -> None:
+    missing, title = sorted(wanted - set(source.fields)), source.title or "The data"
+    if "audio" in missing:
+        raise DataError(
+            f"{title} holds images, and the method learns from sounds. Give sounds (docs/audio.md says in what form), "
+            "or take a method for images; tacit methods lists them."
+        )
+    if missing and "audio" in source.fields:
+        raise DataError(
+            f"{title} holds sounds, and the method learns from images. Give images, or take a method for sounds: "
+            "tacit methods --modality audio"
+        )
+    if missing:
+        raise DataError(
+            f"{title} has no {' and no '.join(missing)} beside each picture, which the method "
+            "compares. Give episodes of frames: --data episodes:FOLDER, or exams of slices: --data exams:FOLDER"
+        )
+
+
+def field_of(inputs: Inputs | SoundInputs) -> str:
+    """What of a record these inputs are made of: "image" or "audio"."""
+    return "audio" if isinstance(inputs, SoundInputs) else "image"
+
+
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """`{"views": [{"image": [B, C, H, W], "params": {name: [B, …]}}, …], "index": [B], "label": [B], "bad": […]}`."""
+    """`{"views": [{"image": [B, C, H, W], "params": {name: [B, …]}}, …], "index": [B], "label": [B], "bad": […]}`.
+
+    Of views of sounds "image" is [B, 1, n], until `finish` makes a spectrogram of it.
+    """
     views = []
     for number in range(len(samples[0]["crops"])):
         params = [sample["params"][number] for sample in samples]
@@ -119,7 +144,10 @@ def finish(batch: dict[str, Any], views: Sequence[View]) -> list[dict[str, Tenso
 
 
 def stack(images: list[np.ndarray]) -> Tensor:
-    """B x [H, W, C] -> [B, C, H, W]; bytes stay bytes unless a record of the batch has floats."""
+    """B x [H, W, C] -> [B, C, H, W]; bytes stay bytes unless a record of the batch has floats. Sounds B x [1, n] ->
+    [B, 1, n]."""
+    if images[0].ndim == 2:
+        return torch.from_numpy(np.stack(images))
     if len({image.dtype for image in images}) > 1:
         images = [i.astype(np.float32) / 255 if i.dtype == np.uint8 else i for i in images]
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
@@ -133,29 +161,37 @@ def _column(values: list[Any]) -> Tensor:
 
 
 class Plain(Dataset):
-    """Records as an evaluation sees them: centre crop, nothing random, nothing replaced.
+    """Records as an evaluation sees them: centre crop, or the middle of a recording; nothing random, nothing replaced.
 
     An unreadable record is `{"index", "reason"}` alone; `Plain.collate` leaves it out and lists it in `bad`.
+
+    Raises:
+        DataError: images for an encoder of sounds, or the reverse.
     """
 
-    def __init__(self, source: Source, inputs: Inputs):
-        self.source, self.inputs = source, inputs
+    def __init__(self, source: Source, inputs: Inputs | SoundInputs):
+        self.source, self.inputs, self.field = source, inputs, field_of(inputs)
+        if self.field not in source.fields:
+            title, wants = source.title or "The data", WORDS[self.field][1]
+            raise DataError(
+                f"{title} holds {WORDS[source.fields[0]][1]}, and the encoder looks at {wants}. Give {wants}."
+            )
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
-            record = self.source[index]
-            picture = record["image"]
-            (image,) = picture.crops([self.inputs.centre(picture.height, picture.width)])
+            record = self.source.record(index, (self.field,))
+            (image,) = record[self.field].crops([self.inputs.centre(*record[self.field].extent)])
         except BadRecord as error:
             return {"index": index, "reason": str(error)}
         return {"image": image, "index": index, "label": record.get("label", -1)}
 
     @staticmethod
     def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """`{"image": [B, C, H, W] or None, "index": [B], "label": [B], "bad": [(index, reason), …]}`."""
+        """`{"image": [B, C, H, W] or None, "index": [B], "label": [B], "bad": [(index, reason), …]}`; of sounds "image"
+        is [B, 1, n]."""
         good = [s for s in samples if "image" in s]
         return {
             "image": stack([s["image"] for s in good]) if good else None,

@@ -14,6 +14,7 @@ from tacit.evaluation.options import Asked, one_of, options_of
 from tacit.evaluation.scenes import attention, copies, detect, revisited, segment, video
 from tacit.evaluation.scenes.scene import Job, Opened, Scene, named
 from tacit.evaluation.task import Score, packed, random_twin
+from tacit.views import field_of
 
 SCENES: dict[str, Scene] = {
     "segment": segment.SCENE,
@@ -59,6 +60,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """As `evaluate.evaluate`, on a folder in the layout that the scene needs; raw inputs are no subject here."""
     scene = check(asked)
+    if field_of(encoder.inputs) == "audio":
+        raise UsageError(f"{asked[0].name} is for images, and {encoder.name} looks at sounds.")
     told = [{**options_of(scene.run), **one.options} for one in asked]
     for options in told if scene.check else ():
         scene.check(encoder, options)
