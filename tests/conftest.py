@@ -35,3 +35,23 @@ def write_digits(folder: Path, count: int, size: int = 16) -> Path:
 def digits(tmp_path_factory) -> Path:
     """200 digits in ten class folders."""
     return write_digits(tmp_path_factory.mktemp("digits") / "train", 200)
+
+
+def write_tones(folder: Path, count: int, rate: int = 8000, seconds: float = 0.5) -> Path:
+    """Sweeps as WAV files in the class folders `low` and `high`: around 300 Hz and around 2,500 Hz."""
+    import soundfile
+
+    t = np.arange(int(rate * seconds)) / rate
+    for i in range(count):
+        name, start = ("low", 200) if i % 2 else ("high", 2000)
+        path = folder / name / f"{i:03d}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(i).normal(0, 0.01, len(t))
+        soundfile.write(path, 0.4 * np.sin(2 * np.pi * (start + 10 * i + 200 * t) * t) + noise, rate)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tones(tmp_path_factory) -> Path:
+    """40 sweeps of half a second at 8,000 Hz in two class folders."""
+    return write_tones(tmp_path_factory.mktemp("tones") / "train", 40)
