@@ -26,7 +26,7 @@ def family(arch: str) -> str:
 
 
 def geometry_problems(name: str, arch: str, size: int | tuple[int, int], made: dict[str, Any]) -> list[str]:
-    """Why `arch` with timm's arguments `made` cannot take images of size x size, or (height, width); what would work."""
+    """Why `arch` with timm's arguments `made` cannot take images of size x size, or (height, width), and what would."""
     kind = family(arch)
     if not isinstance(size, int):
         return _rectangle_problems(name, kind, arch, size, made)
