@@ -1,6 +1,6 @@
 from tacit.engine.method import Method, Step
-from tacit.engine.recipe import DINORecipe, Recipe
+from tacit.engine.recipe import DINORecipe, Recipe, SoundRecipe
 from tacit.engine.restoring import restoring_signals
 from tacit.engine.schedules import Progress
 
-__all__ = ["DINORecipe", "Method", "Progress", "Recipe", "Step", "restoring_signals"]
+__all__ = ["DINORecipe", "Method", "Progress", "Recipe", "SoundRecipe", "Step", "restoring_signals"]

@@ -76,6 +76,16 @@ class Recipe:
     loggers: tuple[str, ...] = setting((), "more loggers beside CSV and TensorBoard: wandb, mlflow")
 
     @property
+    def shape(self) -> int | tuple[int, int]:
+        """Side of the square inputs, or their height and width where they are no squares."""
+        return self.size
+
+    @property
+    def cells(self) -> int | tuple[int, int] | None:
+        """What `encoders.build` is told of patches."""
+        return self.patch
+
+    @property
     def trunk(self) -> dict[str, object]:
         """More arguments of `encoders.build` that a method takes, so that its problems are those of what is built."""
         return {}
@@ -98,9 +108,25 @@ class DINORecipe(Recipe):
     clip_by: str = again(Recipe, "clip_by", "tensor")
 
 
+@dataclass(frozen=True)
+class SoundRecipe(DINORecipe):
+    """The same for methods that learn from sounds; their inputs are spectrograms, rows of which are frames."""
+
+    size: int = setting(592, "frames of an excerpt, one each 10 ms: rows of the encoder's input", low=4)
+    mels: int = setting(128, "bands of the mel filterbank", low=1)
+    rate: int = setting(16_000, "samples a second; recordings of another rate are resampled", low=1000)
+    channels: int = setting(1, "of the input: sounds are mixed down to one", low=1, high=1)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.size, self.mels
+
+
 def problems(recipe: Recipe, *, ranks: int = 1) -> list[str]:
     """What cannot work whatever the method: the encoder's geometry and how a batch is split."""
-    found = encoders.problems(recipe.encoder, recipe.size, recipe.patch, recipe.window, recipe.channels, **recipe.trunk)
+    found = encoders.problems(
+        recipe.encoder, recipe.shape, recipe.cells, recipe.window, recipe.channels, **recipe.trunk
+    )  # fmt: skip
     parts = ranks * recipe.accumulate
     if recipe.batch_size % parts:
         below, above = max(recipe.batch_size // parts, 1) * parts, (recipe.batch_size // parts + 1) * parts

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -19,17 +21,20 @@ class PixelDecoder(nn.Module):
 
     Args:
         width: of the tokens. channels: of the image. patch: pixels of a patch's side, p.
-        layers: Linears before the convolution. rows: of tokens, of pictures that are no squares.
+        layers: Linears before the convolution. widths: of their outputs, in the place of so many of the tokens' own
+            (ASiT). rows: of tokens, of pictures that are no squares.
     """
 
-    def __init__(self, width: int, channels: int, patch: int, layers: int = 3, rows: int | None = None):
+    def __init__(self, width: int, channels: int, patch: int, layers: int = 3, rows: int | None = None,
+                 widths: Sequence[int] | None = None):  # fmt: skip
         super().__init__()
+        sizes = [width, *([width] * layers if widths is None else widths)]
         self.rows = rows
-        self.mlp = nn.Sequential(*(part for _ in range(layers) for part in (nn.Linear(width, width), nn.GELU())))
+        self.mlp = nn.Sequential(*(part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.GELU())))
         for part in self.mlp[::2]:
             nn.init.trunc_normal_(part.weight, std=0.02)
             nn.init.zeros_(part.bias)
-        self.pixels = nn.ConvTranspose2d(width, channels, patch, stride=patch)
+        self.pixels = nn.ConvTranspose2d(sizes[-1], channels, patch, stride=patch)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Raises UsageError for a number of tokens that is no square, or that does not fill the rows."""

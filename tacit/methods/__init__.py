@@ -31,6 +31,7 @@ METHODS = {
     "gmml": "tacit.methods.image.gmml:GMML",
     "sit": "tacit.methods.image.sit:SiT",
     "sb_ssl": "tacit.methods.image.sb_ssl:SBSSL",
+    "asit": "tacit.methods.audio.asit:ASiT",
     "lowshot_mim_cluster": "tacit.methods.image.lowshot_mim_cluster:LowShotMIMCluster",
 }
 

@@ -2,7 +2,13 @@ from tacit.objectives.clustering import SINKHORN_OF, assigned, assignment_entrop
 from tacit.objectives.contrastive import batch_info_nce, info_nce, info_nce_across_views, nt_xent
 from tacit.objectives.decorrelation import covariance, invariance, variance
 from tacit.objectives.discrete import divergence_from_uniform, logit_laplace
-from tacit.objectives.distillation import across_views, masked_cross_entropy, sharpen, soft_cross_entropy
+from tacit.objectives.distillation import (
+    across_views,
+    masked_cross_entropy,
+    mean_in_parts,
+    sharpen,
+    soft_cross_entropy,
+)
 from tacit.objectives.homologous import homologous_contrast, homologous_share
 from tacit.objectives.order import ORDERS, arranged, order_accuracies, order_loss, preferred
 from tacit.objectives.reconstruction import (
@@ -50,6 +56,7 @@ __all__ = [
     "masked_l1",
     "masked_mean",
     "me_max",
+    "mean_in_parts",
     "normalise_patches",
     "normalise_windows",
     "normalised_mse",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from tacit.errors import UsageError
 
@@ -61,6 +62,16 @@ def masked_cross_entropy(targets: Tensor, logits: Tensor, mask: Tensor, temperat
         each = F.cross_entropy(logits.float() / temperature, targets.detach().float(), reduction="none")  # [M]
         weight = (1 / mask.sum(1, keepdim=True).clamp_min(1)).expand(mask.shape)[mask]  # [M]
         return (each * weight).sum() / len(mask)
+
+
+def mean_in_parts(loss: Callable[..., Tensor], part: int, *rows: Tensor) -> Tensor:
+    """`loss(*rows)` of rows [M, ...] of which it is a mean, of `part` of them at a time, whose logits are not kept but
+    computed again for the gradient: what has many rows and outputs fits into little memory. 0 for all at once."""
+    if not part or len(rows[0]) <= part:
+        return loss(*rows)
+    parts = zip(*(row.split(part) for row in rows), strict=True)
+    each = [checkpoint(loss, *some, use_reentrant=False) * len(some[0]) for some in parts]
+    return torch.stack(each).sum() / len(rows[0])
 
 
 def with_mirrored(x: Tensor, share: float) -> Tensor:

@@ -6,14 +6,16 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import tacit
 from tacit import encoders
 from tacit.data import Cut
+from tacit.data.recording import Recording, Segment
 from tacit.encoders import Encoder
-from tacit.engine import DINORecipe, Method, Progress, Recipe
+from tacit.engine import DINORecipe, Method, Progress, Recipe, SoundRecipe
 from tacit.engine.clustering import Clustering
 from tacit.engine.distilling import Distilling
 from tacit.engine.recipe import problems as recipe_problems
@@ -64,12 +66,28 @@ def batch(method: Method, seed: int = 0) -> list[dict[str, torch.Tensor]]:
     g = torch.Generator().manual_seed(seed)
     samples = []
     for i in range(BATCH):
+        if method.modality == "audio":
+            samples.append(heard(pipelines, seed, i))
+            continue
         params = [view.draw(rng(seed, 0, i, number), 20, 20) for number, view in enumerate(pipelines)]
         cuts = [view.cut(p) for view, p in zip(pipelines, params, strict=True)]
         assert all(isinstance(cut, Cut) for cut in cuts)
         crops = [torch.randint(0, 256, (*cut.size, 3), generator=g, dtype=torch.uint8).numpy() for cut in cuts]
         samples.append({"crops": crops, "params": params, "index": i, "label": -1, "bad": []})
     return finish(collate(samples), pipelines)
+
+
+def heard(pipelines, seed: int, index: int) -> dict:
+    """The same of a sound of half a second, a tone that rises."""
+    t = np.arange(8000) / 16_000
+    recording = Recording(0.3 * np.sin(2 * np.pi * (300 + 200 * index + 1000 * t) * t).astype(np.float32), 16_000)
+    params = [
+        view.draw(rng(seed, 0, index, getattr(view, "of", number)), *recording.extent)
+        for number, view in enumerate(pipelines)
+    ]
+    cuts = [view.cut(p) for view, p in zip(pipelines, params, strict=True)]
+    assert all(isinstance(cut, Segment) for cut in cuts)
+    return {"crops": recording.crops(cuts), "params": params, "index": index, "label": -1, "bad": []}
 
 
 def steps(method: Method, count: int) -> list[float]:
@@ -96,7 +114,7 @@ def test_it_says_what_it_is(cls):
     assert {"paper", "small"} <= set(cls.presets)
     assert issubclass(cls.Settings, Recipe)
     # What all share, or a family of methods does.
-    assert cls.Settings.__mro__[1] in (Recipe, DINORecipe, Distilling, Clustering)
+    assert cls.Settings.__mro__[1] in (Recipe, DINORecipe, SoundRecipe, Distilling, Clustering)
     assert dataclasses.is_dataclass(cls.Settings)
     assert cls.Settings.__dataclass_params__.frozen
 
@@ -159,6 +177,10 @@ def test_its_state_goes_on_where_it_stopped(cls):
 
 
 def test_other_channels_than_three(cls):
+    if cls.modality == "audio":  # mixed down to one, whatever the file has
+        assert cls(settings_of(cls)).encoder.inputs.channels == 1
+        assert "channels = 2: must be" in problems(settings_of(cls, channels=2))[0]
+        return
     assert cls(settings_of(cls, channels=2)).encoder.inputs.channels == 2
 
 
