@@ -32,6 +32,8 @@ METHODS = {
     "sit": "tacit.methods.image.sit:SiT",
     "sb_ssl": "tacit.methods.image.sb_ssl:SBSSL",
     "asit": "tacit.methods.audio.asit:ASiT",
+    "atst_clip": "tacit.methods.audio.atst_clip:ATSTClip",
+    "atst_frame": "tacit.methods.audio.atst_frame:ATSTFrame",
     "lowshot_mim_cluster": "tacit.methods.image.lowshot_mim_cluster:LowShotMIMCluster",
 }
 

@@ -16,6 +16,7 @@ from tacit.data import Cut
 from tacit.data.recording import Recording, Segment
 from tacit.encoders import Encoder
 from tacit.engine import DINORecipe, Method, Progress, Recipe, SoundRecipe
+from tacit.engine.bootstrapping import Bootstrapping
 from tacit.engine.clustering import Clustering
 from tacit.engine.distilling import Distilling
 from tacit.engine.recipe import problems as recipe_problems
@@ -114,7 +115,7 @@ def test_it_says_what_it_is(cls):
     assert {"paper", "small"} <= set(cls.presets)
     assert issubclass(cls.Settings, Recipe)
     # What all share, or a family of methods does.
-    assert cls.Settings.__mro__[1] in (Recipe, DINORecipe, SoundRecipe, Distilling, Clustering)
+    assert cls.Settings.__mro__[1] in (Recipe, DINORecipe, SoundRecipe, Bootstrapping, Distilling, Clustering)
     assert dataclasses.is_dataclass(cls.Settings)
     assert cls.Settings.__dataclass_params__.frozen
 
