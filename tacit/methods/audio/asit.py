@@ -88,7 +88,7 @@ class ASiT(Method):
         # For some thousand short recordings on one CPU or GPU, a thousandth of the steps: small batches for more of
         # them, a teacher that follows within a hundred, a short warm-up, a higher rate, temperatures warm from the
         # start. A second at 8 kHz, half the bands and patches of half the side; a sixteenth and a quarter of the
-        # prototypes, narrow heads.
+        # prototypes, narrow heads. Mean and deviation are those of the Free Spoken Digit Dataset.
         "small": Settings(
             encoder="vit_mini", size=96, mels=64, rate=8000, patch=8, epochs=20, warmup_epochs=1, batch_size=32,
             lr=4e-3, mean=-6.8, std=3.85, prototypes=512, patch_prototypes=256, hidden=256, bottleneck=64,
