@@ -11,9 +11,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tacit.encoders.skip_rows import PLAIN_BLOCKS
 
 
+FOLLOWED = ("forward", "forward_features", "forward_head", "pool")  # a kind of ViT that has its own goes its own way
+
+
 def reads_class_token(trunk: nn.Module) -> bool:
     """Whether `trunk(x)` is its class token, and its last block one that `class_token` takes apart."""
-    if type(trunk) is not VisionTransformer or trunk.global_pool != "token" or trunk.grad_checkpointing:
+    if not isinstance(trunk, VisionTransformer) or trunk.global_pool != "token" or trunk.grad_checkpointing:
+        return False
+    if any(getattr(type(trunk), name) is not getattr(VisionTransformer, name) for name in FOLLOWED):
         return False
     last = trunk.blocks[-1]
     if type(last) not in PLAIN_BLOCKS or type(last.attn) is not Attention:

@@ -24,8 +24,9 @@ def skip_dropped_rows(block: nn.Module) -> None:
 
 class SkippingBlock(Block):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        how = {"attn_mask": attn_mask, "is_causal": is_causal}
-        x = add_branch(x, self.drop_path1, lambda rows: self.ls1(self.attn(self.norm1(rows), **how)))
+        if attn_mask is not None:  # which may have rows of its own
+            return super().forward(x, attn_mask=attn_mask, is_causal=is_causal)
+        x = add_branch(x, self.drop_path1, lambda rows: self.ls1(self.attn(self.norm1(rows), is_causal=is_causal)))
         return add_branch(x, self.drop_path2, lambda rows: self.ls2(self.mlp(self.norm2(rows))))
 
 

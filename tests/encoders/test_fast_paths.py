@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+import timm
 import torch
 from timm.layers import DropPath
 from timm.models.swin_transformer import SwinTransformerBlock
@@ -49,6 +50,19 @@ def test_rows_that_are_dropped_are_not_computed_and_all_else_is_equal(block, ski
     torch.testing.assert_close(fast(x), block(x))
 
 
+def test_a_mask_of_attention_has_every_row():
+    x = torch.randn(9, 5, 16, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(5) < torch.arange(1, 10)[:, None].clamp_max(5)
+    block = Block(16, 2, drop_path=0.5)
+    fast = copy.deepcopy(block)
+    skip_dropped_rows(fast)
+    found = []
+    for one in (block, fast):
+        torch.manual_seed(0)
+        found.append(one(x, attn_mask=mask[:, None, None].expand(-1, 1, 5, -1)))
+    torch.testing.assert_close(*found)
+
+
 def test_a_batch_of_which_no_row_is_kept_still_gives_every_weight_a_gradient():
     branch, drop, x = nn.Linear(3, 3), DropPath(0.999).train(), torch.ones(2, 3)
     y = add_branch(x, drop, branch)
@@ -85,6 +99,7 @@ def test_where_the_last_block_is_needed_whole_it_is_computed_whole():
     assert not reads_class_token(last(norm_before_mlp="bn"))  # statistics of all tokens
     assert not reads_class_token(last(proj_drop_rate=0.1))  # other draws
     assert not reads_class_token(encoders.build("swin_mini", size=32).trunk)
+    assert not reads_class_token(timm.create_model("deit_tiny_distilled_patch16_224", img_size=32))
     watched = last()
     watched.blocks[-1].register_forward_hook(lambda *_: None)
     assert not reads_class_token(watched)
