@@ -5,8 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
+import tacit
 from tacit import api
-from tacit.errors import DataError
+from tacit.errors import BadSettings, DataError
 from tacit.methods import find
 from tests.conftest import write_tones
 
@@ -38,3 +39,17 @@ def test_methods_say_at_once_that_the_data_is_of_the_other_kind(tones, digits, t
         api.pretrain("moby", tones, tmp_path / "b", **how, set=settings("moby"))
     assert not (tmp_path / "a").exists()
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "encoder", "changes", "said"),
+    [
+        ("asit", "swin_mini", [], "spectrograms are no squares"),
+        ("asit", "vit_mini", ["size=100"], "Set size=96 or size=104"),
+        ("asit", "vit_medium_patch16_gap_240", ["patch=16"], "needs cls"),
+        ("atst_frame", "vit_mini", ["rate=8000"], "half of rate = 8000"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_opened(method, encoder, changes, said, tmp_path):
+    with pytest.raises(BadSettings, match=said):
+        tacit.pretrain(method, tmp_path / "nothing", tmp_path / "run", preset="small", encoder=encoder, set=changes)

@@ -221,7 +221,7 @@ def _missing(cls: type, s: Any) -> list[str]:
     from tacit.encoders import lacking
 
     try:
-        return lacking(s.encoder, cls.needs, s.size, s.patch, s.window, s.channels) if cls.needs else []
+        return lacking(s.encoder, cls.needs, s.shape, s.cells, s.window, s.channels) if cls.needs else []
     except UsageError:
         return []
 

@@ -188,11 +188,18 @@ def crop_problems(name: str, size: int, patch: int | None = None, setting: str =
 
 
 def lacking(
-    name: str, needs: frozenset[str], size: int, patch: int | None = None, window: int | None = None, channels: int = 3
-) -> list[str]:
-    """Which of `needs` (see `Encoder.can`) the encoder of that name cannot do, as one sentence; nothing is computed."""
+    name: str, needs: frozenset[str], size: int | tuple[int, int], patch: int | tuple[int, int] | None = None,
+    window: int | None = None, channels: int = 3,
+) -> list[str]:  # fmt: skip
+    """Which of `needs` (see `Encoder.can`) the encoder of that name cannot do, as one sentence; nothing is computed.
+
+    Of one that cannot be built for such inputs nothing is said: `problems` says why.
+    """
+    if problems(name, size, patch, window, channels):
+        return []
+    arch, made = resolve(name, size, patch, window, channels, {})
     with torch.device("meta"):
-        able = build(name, size=size, patch=patch, window=window, channels=channels).can
+        able = assemble(name, arch, made, "ln", input_spec(1, channels)).can
     if not needs - able:
         return []
     return [

@@ -10,7 +10,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tacit.encoders.skip_rows import PLAIN_BLOCKS
 
-
 FOLLOWED = ("forward", "forward_features", "forward_head", "pool")  # a kind of ViT that has its own goes its own way
 
 

@@ -1,0 +1,90 @@
+"""Does a method learn from sounds? Pre-train on recordings without their labels, probe, and compare.
+
+    python benchmarks/sounds.py --data fsdd/ --name fsdd --method asit --label '^(\\d)_'
+    python benchmarks/sounds.py --data fsdd/ --name fsdd-speakers --method atst_clip --label '^\\d_([a-z]+)_'
+    python benchmarks/sounds.py --data esc10/ --name esc10 --method atst_frame --label '^(.+)_\\d' --test '_5-' \\
+        --set size=497 --set positions=500
+
+The first group of --label is the class, found in the name of a file; names in which --test is found are held out, or
+else the files below DATA/test. Compared are the same encoder at random initialisation and the mean and deviation over
+time of every log-mel band, which need no encoder. The line goes to benchmarks/results/LOG.md, intervals over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+from log import note  # beside this file
+
+import tacit
+from tacit.data.recording import EXTENSIONS
+from tacit.evaluation import difference
+
+PROTOCOLS = "knn,linear"
+
+
+def manifests(options: argparse.Namespace) -> Path:
+    """train.csv and test.csv with the classes that the names of files say."""
+    files = sorted(p for p in options.data.rglob("*") if p.suffix.lower() in EXTENSIONS)
+    label, held_out = re.compile(options.label), re.compile(options.test) if options.test else None
+    folder = options.out / options.name
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {"train": [], "test": []}
+    for file in files:
+        test = held_out.search(file.name) if held_out else file.relative_to(options.data).parts[0] == "test"
+        if found := label.search(file.name):
+            parts["test" if test else "train"].append((str(file.resolve()), found.group(1)))
+    for name, rows in parts.items():
+        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as made:
+            csv.writer(made).writerows([("path", "label"), *rows])
+    print(f"{len(parts['train']):,} recordings to learn from, {len(parts['test']):,} to test", file=sys.stderr)
+    return folder
+
+
+def one_seed(options: argparse.Namespace, data: Path, seed: int) -> dict[tuple[str, str], float]:
+    run = tacit.pretrain(
+        options.method, str(data / "train.csv"), options.out / f"{options.name}-{options.method}-{seed}",
+        preset="small", seed=seed, set=["check_every=0", *options.set], workers=0, resume=True,
+    )  # fmt: skip
+    result = tacit.evaluate(run, data, protocol=PROTOCOLS, seed=seed, workers=0)
+    scores = {(r["of"], r["protocol"]): r["value"] for r in result["results"]}
+    print(f"seed {seed}: " + ", ".join(f"{of} {p} {100 * v:.1f}" for (of, p), v in scores.items()), file=sys.stderr)
+    return scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of recordings")
+    parser.add_argument("--name", required=True, help="what the data set is called in the log")
+    parser.add_argument("--method", default="asit")
+    parser.add_argument("--label", required=True, metavar="REGEX")
+    parser.add_argument("--test", metavar="REGEX")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
+    parser.add_argument("--out", type=Path, default=Path("runs/sounds"))
+    parser.add_argument("--no-log", action="store_true")
+    options = parser.parse_args()
+    data = manifests(options)
+    seeds = [one_seed(options, data, seed) for seed in options.seeds]
+    told = []
+    for protocol in PROTOCOLS.split(","):
+        rows = {of: np.array([s[of, protocol] for s in seeds]) for of in ("run", "random-init", "raw-input")}
+        line = f"{protocol} {100 * rows['run'].mean():.1f}"
+        for of, what in (("random-init", "random init"), ("raw-input", "log-mel statistics")):
+            gain, low, high = (100 * x for x in difference(rows["run"], rows[of])) if len(seeds) > 1 else (
+                100 * (rows["run"] - rows[of])[0], float("nan"), float("nan"))  # fmt: skip
+            line += f", {gain:+.1f} ({low:+.1f} to {high:+.1f}) over {what} ({100 * rows[of].mean():.1f})"
+        told.append(line)
+    note(
+        f"sounds, {options.method} `small` on {options.name}, {len(seeds)} seeds: {'; '.join(told)}",
+        keep=not options.no_log,
+    )
+
+
+if __name__ == "__main__":
+    main()
