@@ -147,6 +147,7 @@ def square(n: int) -> np.ndarray:
         (part(encoded(noise(80000), format="OGG")), "truncated"),
         (part(encoded(noise(80000), format="MP3")), "truncated"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "file",  # bytes may hold the time they were written at
 )
 def test_what_is_wrong_with_a_file_is_said_in_a_word(data, reason):
     with pytest.raises(BadRecord, match=f"^{reason}"):
