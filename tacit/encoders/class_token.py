@@ -22,10 +22,15 @@ def reads_class_token(trunk: nn.Module) -> bool:
     last = trunk.blocks[-1]
     if type(last) not in PLAIN_BLOCKS or type(last.attn) is not Attention:
         return False
-    if last._forward_hooks or last._forward_pre_hooks or getattr(last.attn, "gate", None) is not None:
+    if getattr(last.attn, "gate", None) is not None:
         return False
-    # Statistics of all tokens, and draws for all of them, would be others.
-    return not any(isinstance(m, _BatchNorm) or (isinstance(m, nn.Dropout) and m.p) for m in last.modules())
+    return not any(map(_needs_all, last.modules()))
+
+
+def _needs_all(part: nn.Module) -> bool:
+    """Whether statistics or draws are of all tokens, or somebody watches."""
+    watched = part._forward_hooks or part._forward_pre_hooks
+    return bool(watched) or isinstance(part, _BatchNorm) or (isinstance(part, nn.Dropout) and part.p > 0)
 
 
 def class_token(trunk: VisionTransformer, x: Tensor) -> Tensor:

@@ -100,6 +100,7 @@ def test_where_the_last_block_is_needed_whole_it_is_computed_whole():
     assert not reads_class_token(last(proj_drop_rate=0.1))  # other draws
     assert not reads_class_token(encoders.build("swin_mini", size=32).trunk)
     assert not reads_class_token(timm.create_model("deit_tiny_distilled_patch16_224", img_size=32))
-    watched = last()
-    watched.blocks[-1].register_forward_hook(lambda *_: None)
-    assert not reads_class_token(watched)
+    for part in ("", "attn.qkv"):
+        watched = last()
+        watched.blocks[-1].get_submodule(part).register_forward_hook(lambda *_: None)
+        assert not reads_class_token(watched)

@@ -1,0 +1,150 @@
+"""Whole pre-training jobs on photographs, from JPEG files to weights, beside peers: seconds and memory a photograph.
+
+    python benchmarks/jobs.py
+    python benchmarks/jobs.py --peer lightly=ENV/bin/python --peer stable=ENV/bin/python --turns 3
+    python benchmarks/jobs.py --jobs mae dino --threads 2 --workers 2 --batch 32 --steps 12
+
+A job is an entry of JOBS: our method, what is set of it, and who else has it. A peer is benchmarks/peers/NAME_jobs.py,
+run by the Python of an environment that has it: the same files, trunk, crops, batch and precision, its own way of all
+else. Programs take turns. A ratio is of one turn, by the time of the program's own threads (`core`, what a machine
+that others use measures best; with workers, whose time that is not, read `wall`) and by the clock on the wall; the
+median is told with the smallest and largest. Losses at the first and last step are printed, so that it shows that all
+learn alike. Photographs as in benchmarks/views.py. A line goes to benchmarks/results/LOG.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from log import note  # beside this file
+from peers.timing import Steps  # beside this file
+from views import SIZE, photographs  # beside this file
+
+HERE = Path(__file__).parent
+
+
+class Job(NamedTuple):
+    title: str
+    method: str
+    sets: tuple[str, ...]
+    peers: tuple[str, ...]
+
+
+JOBS = {
+    "moby": Job("MoBY Swin-T, 224", "moby", (), ("lightly",)),
+    "dino": Job(
+        "DINO ViT-T/16, 2 x 224 + 6 x 96", "dino", ("encoder=vit_tiny_patch16_224", "local_crops=6"),
+        ("lightly", "stable"),
+    ),
+    "moco_v3": Job("MoCo v3 ViT-S/16, 224", "moco_v3", (), ("stable",)),
+    "mae": Job("MAE ViT-S/16, 224", "mae", ("encoder=vit_small_patch16_224",), ("lightly", "stable")),
+    "simmim": Job(
+        "SimMIM ViT-S/16, 224", "simmim", ("encoder=vit_small_patch16_224", "size=224", "window="),
+        ("lightly", "stable"),
+    ),
+    "simmim_swin": Job("SimMIM Swin-T, 192", "simmim", ("encoder=swin_tiny",), ()),
+}  # fmt: skip
+
+
+def ours(job: Job, folder: str, batch: int, steps: int, threads: int, workers: int) -> None:
+    """What `tacit pretrain METHOD` does, with a look at the clock after every step."""
+    import torch
+
+    import tacit
+    from tacit.methods import find
+
+    torch.set_num_threads(threads)
+    clock, kind = Steps(batch), find(job.method)
+    loss_of, after_step = kind.loss, kind.after_step
+    losses = []
+
+    def loss(self, views, progress):
+        made = loss_of(self, views, progress)
+        losses.append(sum(term.detach() for term in made.terms.values()))
+        return made
+
+    def step(self, signals, progress):
+        after_step(self, signals, progress)
+        clock.tick(losses[-1])
+
+    kind.loss, kind.after_step = loss, step
+    with tempfile.TemporaryDirectory() as out:
+        tacit.pretrain(
+            job.method, folder, f"{out}/run", steps=steps, batch_size=batch, set=list(job.sets), workers=workers,
+            quiet=True,
+        )  # fmt: skip
+    clock.say()
+
+
+def told(who: str, python: str, name: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """What a program of its own says of the job."""
+    numbers = [str(n) for n in (options.batch, options.steps, options.threads, options.workers)]
+    script = [str(HERE / "jobs.py"), "--one"] if who == "tacit" else [str(HERE / "peers" / f"{who}_jobs.py")]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(options.threads))
+    environment = os.environ | threads | {"PYTHONPATH": str(HERE.parent)}
+    command = [python, *script, name, str(folder), *numbers]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(f"{who} failed on {name}:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def compared(turns: list[dict[str, dict[str, float]]], who: str, what: str) -> str:
+    ratios = sorted(turn[who][what] / turn["tacit"][what] for turn in turns)
+    return f"{statistics.median(ratios):.2f} x ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="a folder of JPEG files")
+    parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS))
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=5, help="of each turn; the first two do not count")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--no-log", action="store_true")
+    parser.add_argument("--one", nargs=6, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        name, folder, *numbers = options.one
+        ours(JOBS[name], folder, *map(int, numbers))
+        return
+    pythons = dict(item.split("=", 1) for item in options.peer)
+    with tempfile.TemporaryDirectory() as made:
+        folder = options.data or photographs(Path(made), max(64, options.batch * options.steps))
+        for name in options.jobs:
+            job = JOBS[name]
+            programs = {"tacit": sys.executable} | {who: pythons[who] for who in job.peers if who in pythons}
+            turns = [
+                {who: told(who, python, name, folder, options) for who, python in programs.items()}
+                for _ in range(options.turns)
+            ]
+            own = [turn["tacit"] for turn in turns]
+            core, wall, memory = (statistics.median(turn[what] for turn in own) for what in ("core", "wall", "memory"))
+            line = f"{job.title}: {core:.3f} core seconds a photograph ({wall:.3f} s waited), {memory / 2**30:.2f} GiB"
+            for who in programs:
+                first, *_, last = turns[0][who]["losses"]
+                print(f"{job.title}, {who}: loss {first:.3f} at the first step, {last:.3f} at the last", flush=True)
+                if who != "tacit":
+                    each = [f"{compared(turns, who, what)} {what}" for what in ("core", "wall", "memory")]
+                    line += f"; {who} takes {', '.join(each)}"
+            of = "" if options.data else f" of {SIZE[0]} x {SIZE[1]}"
+            note(
+                f"whole job on photographs{of}, fp32, batch {options.batch}, {options.threads} threads, "
+                f"{options.workers} workers, medians of {options.turns} turns: {line}",
+                keep=not options.no_log,
+            )
+
+
+if __name__ == "__main__":
+    main()
