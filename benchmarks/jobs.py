@@ -140,8 +140,8 @@ def main() -> None:
                     line += f"; {who} takes {', '.join(each)}"
             of = "" if options.data else f" of {SIZE[0]} x {SIZE[1]}"
             note(
-                f"whole job on photographs{of}, fp32, batch {options.batch}, {options.threads} threads, "
-                f"{options.workers} workers, medians of {options.turns} turns: {line}",
+                f"whole job on photographs{of}, batch {options.batch}, --threads {options.threads}, --workers "
+                f"{options.workers}, medians of {options.turns} turns: {line}",
                 keep=not options.no_log,
             )
 
