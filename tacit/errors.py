@@ -62,6 +62,15 @@ class MissingExtra(UsageError):
 class BadRecord(Exception):
     """One record cannot be read. The message is the reason, short and without the path."""
 
+    @classmethod
+    def of(cls, error: OSError) -> BadRecord:
+        """What the system says of a file, in the words of `bad_files.csv`."""
+        if isinstance(error, FileNotFoundError):
+            return cls("no such file")
+        if isinstance(error, PermissionError):
+            return cls("permission denied")
+        return cls(f"cannot be read ({error.strerror or type(error).__name__})")
+
 
 def nearest(name: str, allowed: Iterable[str]) -> list[str]:
     return get_close_matches(name.lower().replace("-", "_"), list(allowed), n=2, cutoff=0.5)

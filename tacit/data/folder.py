@@ -40,12 +40,8 @@ class Files:
         try:
             with open(path, "rb") as f:
                 return f.read()
-        except FileNotFoundError as error:
-            raise BadRecord("no such file") from error
-        except PermissionError as error:
-            raise BadRecord("permission denied") from error
         except OSError as error:
-            raise BadRecord(f"cannot be read ({error.strerror})") from error
+            raise BadRecord.of(error) from error
 
     def stamp(self) -> str:
         """Size and time of every file: some microseconds each."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tacit.data import picture, recording
 from tacit.errors import Unknown
 
 KINDS = {"image": picture.EXTENSIONS, "audio": recording.EXTENSIONS}
-FILES = picture.EXTENSIONS | recording.EXTENSIONS
+KIND_OF = {ending: kind for kind, endings in KINDS.items() for ending in endings}
+FILES = frozenset(KIND_OF)
 WORDS = {"image": ("image", "images"), "audio": ("sound", "sounds")}
 KNOWN = "; ".join(f"{WORDS[kind][1]} are: {' '.join(sorted(endings))}" for kind, endings in KINDS.items()).capitalize()
 
@@ -22,8 +26,7 @@ def check_kind(kind: str | None) -> None:
 
 def kind_of(name: str) -> str | None:
     """ "image" or "audio", by the ending of a name."""
-    ending = os.path.splitext(name)[1].lower()
-    return next((kind for kind, endings in KINDS.items() if ending in endings), None)
+    return KIND_OF.get(os.path.splitext(name)[1].lower())
 
 
 def choose(names: Sequence[str], wanted: str | None) -> tuple[str, list[int], list[str]]:
@@ -43,9 +46,10 @@ def choose(names: Sequence[str], wanted: str | None) -> tuple[str, list[int], li
     return kind, [i for i, of in enumerate(kinds) if of == kind], [note]
 
 
-def check_readers(kind: str, names: Iterable[str]) -> None:
+def check_readers(kind: str, names: pa.ChunkedArray | None = None) -> None:
     """Raises `MissingExtra` for sounds that what is installed cannot read, before any is."""
     if kind == "audio":
         recording.soundfile()
-        if any(os.path.splitext(name)[1].lower() in recording.BY_AV for name in names):
+        lower = None if names is None else pc.utf8_lower(names)
+        if lower and any(pc.any(pc.ends_with(lower, pattern=ending)).as_py() for ending in recording.BY_AV):
             recording.pyav()

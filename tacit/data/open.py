@@ -62,13 +62,13 @@ def open_source(
     source.title = os.fspath(data) if isinstance(data, str | os.PathLike) else type(data).__name__
     if labels is None:
         source.labels = source.classes = source.targets = None
-    columns, kind = ([], None) if labels in (None, "auto") else _wanted(labels)
+    columns, taken_as = ([], None) if labels in (None, "auto") else _wanted(labels)
     if columns or group:
         table = _columns(data, [*columns, *([group] if group else [])])
         if group:
             source.groups = np.array([str(value) for value in table[group]])
         if columns:
-            targets = read_targets({name: table[name] for name in columns}, source.title, kind)
+            targets = read_targets({name: table[name] for name in columns}, source.title, taken_as)
             source.labels = source.classes = source.targets = None
             if targets.kind == "class":
                 source.labels, source.classes = targets.values, targets.names
@@ -307,7 +307,7 @@ def _open_tars(paths: list[Path], channels: int, cache: str | os.PathLike | None
 
 def _of_index(store: Store, index: Index, channels: int) -> Source:
     facts = index.facts
-    check_readers(facts["kind"], map(store.name, range(len(store))))
+    check_readers(facts["kind"], index.table.column("name"))
     skipped = [(name, reason) for name, reason in facts["skipped"]]
     source = Source(
         store, channels, index.labels(), facts["classes"], index.fingerprint(), skipped=skipped, notes=facts["notes"]
@@ -320,7 +320,7 @@ def _of_index(store: Store, index: Index, channels: int) -> Source:
 
 def _of_rows(rows: Any, title: str, channels: int, kind: str | None) -> Source:
     store, labels, classes, fingerprint = from_rows(rows, title, kind)
-    check_readers(store.fields[0], ())
+    check_readers(store.fields[0])
     return Source(store, channels, labels, classes, fingerprint)
 
 

@@ -253,13 +253,15 @@ class _Av:
             early = max(start - 8192, 0)  # a decoder needs a few frames to settle
             self.container.seek(int(early / self.rate / self.stream.time_base), stream=self.stream)
         parts, resampler = [], av.AudioResampler(format="fltp")
-        first = None
+        first, held = None, 0
         try:
             for frame in self.container.decode(self.stream):
                 if first is None:
                     first = round((frame.pts or 0) * frame.time_base * self.rate) if stop is not None else 0
-                parts += [f.to_ndarray() for f in resampler.resample(frame)]
-                if stop is not None and first + sum(p.shape[1] for p in parts) >= stop:
+                new = [f.to_ndarray() for f in resampler.resample(frame)]
+                parts += new
+                held += sum(part.shape[1] for part in new)
+                if stop is not None and first + held >= stop:
                     break
         except av.error.FFmpegError as error:
             raise BadRecord("truncated or damaged") from error
@@ -295,12 +297,8 @@ def _av(where: str | BinaryIO) -> Any:
 def _opened(data: bytes | str | os.PathLike) -> _Reader:
     try:
         return _reader(data)
-    except FileNotFoundError as error:
-        raise BadRecord("no such file") from error
-    except PermissionError as error:
-        raise BadRecord("permission denied") from error
     except OSError as error:
-        raise BadRecord(f"cannot be read ({error.strerror or type(error).__name__})") from error
+        raise BadRecord.of(error) from error
     except MemoryError as error:
         raise BadRecord("too large for the memory") from error
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from tacit.data import Cut, Recording, Source
+from tacit.data.recording import length_at
 from tacit.views import Inputs, SoundInputs, shown
 
 
@@ -47,7 +48,7 @@ class Thumbnails:
 
     def _spectrogram(self, recording: Recording, side: int) -> np.ndarray:
         (wave,) = recording.crops([self.inputs.centre(*recording.extent)])
-        share = self.inputs.length(*recording.extent) / self.inputs.samples
+        share = length_at(*recording.extent, self.inputs.rate) / self.inputs.samples
         rows = max(round(min(share, 1) * self.inputs.frames), 1)
         pixels = shown(self.inputs.prepare(torch.from_numpy(wave)[None])[:, :, :rows], self.inputs)
         return np.asarray(Image.fromarray(pixels[0, 0].numpy()).resize((side, side)))[:, :, None]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tacit.data.recording import Segment
+from tacit.data.recording import Segment, length_at
 from tacit.views.sound import SoundInputs
 
 FAR = 1 << 40  # numbers of one generator that no view comes near
@@ -30,7 +30,7 @@ class Excerpt:
         return []
 
     def draw(self, rng: np.random.Generator, samples: int, rate: int) -> dict[str, Any]:
-        length = self.inputs.length(samples, rate)
+        length = length_at(samples, rate, self.inputs.rate)
         rolled, by = rng.random(2)  # always both, so that a changed chance changes nothing else
         self._part_ways(rng)
         start = int(rng.integers(max(length - self.inputs.samples, 0) + 1))

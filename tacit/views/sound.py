@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tacit.data.recording import Segment
+from tacit.data.recording import Segment, length_at
 from tacit.errors import UsageError
 from tacit.views.filterbank import kaldi_fbank, mel_db
 from tacit.views.inputs import Inputs
@@ -63,13 +63,9 @@ class SoundInputs:
     def seconds(self) -> float:
         return self.samples / self.rate
 
-    def length(self, samples: int, rate: int) -> int:
-        """How many samples a recording of so many at its own rate has at the rate of these inputs."""
-        return -(-samples * self.rate // rate)
-
     def centre(self, samples: int, rate: int) -> Segment:
         """The middle of a recording of so many samples at its own rate; all of a short one, from its start."""
-        return Segment(max(self.length(samples, rate) - self.samples, 0) // 2, self.samples, self.rate)
+        return Segment(max(length_at(samples, rate, self.rate) - self.samples, 0) // 2, self.samples, self.rate)
 
     @torch.no_grad()
     def prepare(self, waves: Tensor) -> Tensor:
