@@ -10,6 +10,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from tacit.encoders.encoder import Encoder, blocks_with_drop_path
+from tacit.encoders.skip_rows import PLAIN_BLOCKS
 
 WORTH = 0.1  # above this rate the time saved is more than that of picking the rows (Oquab et al. 2023, section 5)
 
@@ -22,7 +23,7 @@ def uniform_drop_path(encoder: Encoder, rate: float) -> Encoder:
     dropped by itself.
     """
     for block in blocks_with_drop_path(encoder):
-        if rate > WORTH and type(block) is Block:
+        if rate > WORTH and type(block) in PLAIN_BLOCKS:
             block.__class__ = _SomeRows
             block.rate = rate
             continue

@@ -18,7 +18,7 @@ from torch import Tensor
 from tacit import encoders
 from tacit.engine import Method, Progress, Step
 from tacit.engine.bootstrapping import Bootstrapping, byol_heads, byol_step, sound_encoder, sound_problems
-from tacit.engine.schedules import cosine
+from tacit.engine.distilling import momentum_at
 from tacit.settings import again, setting
 from tacit.teachers import ema_update, momentum_copy
 from tacit.views import Backgrounds, Excerpt, Heard, resized_crop
@@ -88,9 +88,6 @@ class ATSTClip(Method):
     def after_init(self) -> None:
         ema_update(self.teacher, self.encoder, 0.0)
 
-    def momentum(self, progress: Progress) -> float:
-        return cosine(progress.step, progress.steps, self.s.momentum, 1.0)
-
     def changed(self, view: int, segment: Tensor, numbers: dict[str, Tensor]) -> Tensor:
         """A segment [B, 1, frames, mels] with its background, resized."""
         mixed = self.backgrounds.mixed(view, segment, numbers["loudness"], numbers["pick"])
@@ -103,12 +100,12 @@ class ATSTClip(Method):
         q = self.predictor(self.projector(features))
         with torch.no_grad():
             z = self.teacher_projector(self.teacher(images))
-        step = byol_step(features.chunk(2)[0], q, z, self.momentum(progress))
+        step = byol_step(features.chunk(2)[0], q, z, momentum_at(self.s, progress))
         return Step(step.terms, step.signals | {"heard": torch.stack(segments)[:, :, 0].half()})
 
     def after_step(self, signals: list[dict[str, Tensor]], progress: Progress) -> None:
         for part in signals:
             self.backgrounds.hear(part["heard"])  # unmixed, for the steps to come
-        m = self.momentum(progress)
+        m = momentum_at(self.s, progress)
         ema_update(self.teacher, self.encoder, m)
         ema_update(self.teacher_projector, self.projector, m)

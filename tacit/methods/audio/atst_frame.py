@@ -19,7 +19,7 @@ from torch import Tensor
 from tacit import encoders
 from tacit.engine import Method, Progress, Step
 from tacit.engine.bootstrapping import Bootstrapping, byol_heads, byol_step, sound_encoder, sound_problems
-from tacit.engine.schedules import cosine
+from tacit.engine.distilling import momentum_at
 from tacit.errors import UsageError
 from tacit.settings import again, setting
 from tacit.teachers import ema_update, momentum_copy
@@ -99,9 +99,6 @@ class ATSTFrame(Method):
     def after_init(self) -> None:
         ema_update(self.teacher, self.encoder, 0.0)
 
-    def momentum(self, progress: Progress) -> float:
-        return cosine(progress.step, progress.steps, self.s.momentum, 1.0)
-
     def loss(self, views: list[dict[str, Tensor]], progress: Progress) -> Step:
         """Raises UsageError where nothing is hidden: there would be no rows to compare."""
         view, segment = views[0], views[0]["image"]
@@ -115,12 +112,12 @@ class ATSTFrame(Method):
         q = self.predictor(self.projector(tokens[hidden]))  # view by view, in the order of the teacher's
         with torch.no_grad():
             z = self.teacher_projector(self.teacher.tokens(images)[hidden])
-        step = byol_step(features.chunk(2)[0], q, z, self.momentum(progress))
+        step = byol_step(features.chunk(2)[0], q, z, momentum_at(self.s, progress))
         return Step(step.terms, step.signals | {"heard": segment[None, :, 0].half()})
 
     def after_step(self, signals: list[dict[str, Tensor]], progress: Progress) -> None:
         for part in signals:
             self.backgrounds.hear(part["heard"])  # unmixed, for the steps to come
-        m = self.momentum(progress)
+        m = momentum_at(self.s, progress)
         ema_update(self.teacher, self.encoder, m)
         ema_update(self.teacher_projector, self.projector, m)
