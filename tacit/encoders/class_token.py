@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tacit.encoders.skip_rows import PLAIN_BLOCKS
+from tacit.precision import attend
 
 FOLLOWED = ("forward", "forward_features", "forward_head", "pool")  # a kind of ViT that has its own goes its own way
 
@@ -54,6 +55,6 @@ def _first_attends(attn: Attention, x: Tensor) -> Tensor:
     q = F.linear(x[:, :1], weight[:width], of_q).unflatten(2, (1, attn.num_heads, attn.head_dim))
     kv = F.linear(x, weight[width:], of_kv).unflatten(2, (2, attn.num_heads, attn.head_dim))
     (q,), (k, v) = (part.permute(2, 0, 3, 1, 4).unbind(0) for part in (q, kv))  # [B, heads, tokens, D / heads]
-    found = F.scaled_dot_product_attention(attn.q_norm(q), attn.k_norm(k), v)
+    found = attend(attn.q_norm(q), attn.k_norm(k), v)
     found = found.transpose(1, 2).flatten(2)
     return attn.proj(attn.norm(found) if hasattr(attn, "norm") else found)

@@ -15,6 +15,7 @@ from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
 
 from tacit.encoders.staged import Staged, published_inputs
+from tacit.precision import attend
 
 EPS = 1e-5  # of the LayerNorms
 
@@ -54,7 +55,7 @@ class ConvWindowAttention(nn.Module):
         x = self.qkv(self.bn(self.dw(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1))
         x = window_partition(x, (window, window)).flatten(1, 2)  # [B windows, N, 3 D]
         q, k, v = x.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(q, k, v, scale=self.scale).transpose(1, 2).flatten(2)
+        x = attend(q, k, v, self.scale).transpose(1, 2).flatten(2)
         x = window_reverse(x.unflatten(1, (window, window)), (window, window), *full)
         return self.proj(x[:, :height, :width])
 

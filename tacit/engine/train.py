@@ -32,6 +32,7 @@ from tacit.engine.samples import save_reconstructions, save_sample_views
 from tacit.engine.stops import Interrupted, clear_errors, interrupts
 from tacit.engine.watch import Watch
 from tacit.errors import BadRecord, BadSettings
+from tacit.precision import unfuse_attention
 from tacit.run import Run, write_json
 from tacit.views import Views, collate, field_of, finish
 
@@ -173,6 +174,8 @@ def build(cls: type[Method], settings: Recipe, plan: Plan, *, steps: int, per_ep
         keep_memory()
     torch.manual_seed(plan.seed)
     method = cls(settings)
+    if not torch.cuda.is_available():
+        unfuse_attention(method, "cpu", "bf16" if precision(plan.precision) == "bf16-mixed" else "32")
     if settings.channels_last:
         method = method.to(memory_format=torch.channels_last)
     if settings.compile:

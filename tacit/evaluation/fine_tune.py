@@ -20,7 +20,7 @@ from tacit.encoders import Encoder, depth_of, describe, set_drop_path
 from tacit.errors import DataError, RunFailed
 from tacit.evaluation.augment import Augmented, Repeated
 from tacit.evaluation.resume import Checkpoint, key, seed_step
-from tacit.precision import autocast, resolved
+from tacit.precision import autocast, resolved, unfuse_attention
 from tacit.views import Crop, Plain, Views, collate, erase, finish
 
 
@@ -136,6 +136,7 @@ def fine_tune(
     precision = resolved(precision, device)
     torch.manual_seed(seed)
     model = Classifier(set_drop_path(deepcopy(encoder), r.drop_path), classes, deepcopy(neck), neck_width).to(device)
+    unfuse_attention(model, device, precision)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(r.ema)) if r.ema else None
     solver = torch.optim.AdamW(parameter_groups(model, r), lr=0.0)
     parts = {"model": model, "solver": solver} | ({"average": average} if average is not None else {})

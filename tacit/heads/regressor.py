@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from timm.layers import DropPath, LayerScale, Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+
+from tacit.precision import attend
 
 EPS = 1e-6
 
@@ -25,7 +26,7 @@ class CrossAttention(nn.Module):
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         parts = (self.q(queries), self.k(keys), self.v(values))
         q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in parts)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
 
 class RegressorBlock(nn.Module):

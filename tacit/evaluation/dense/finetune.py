@@ -20,7 +20,7 @@ from tacit.evaluation.dense.heads import pixel_loss
 from tacit.evaluation.dense.masks import Segmented
 from tacit.evaluation.dense.upernet import UPerNet
 from tacit.evaluation.resume import Checkpoint, key, seed_step
-from tacit.precision import autocast, resolved
+from tacit.precision import autocast, resolved, unfuse_attention
 from tacit.settings import problems, setting
 from tacit.views import rng
 
@@ -137,6 +137,7 @@ def finetune(
     precision = resolved(precision, device)
     torch.manual_seed(seed)
     model = model_for(encoder, train.classes, s).to(device).train()
+    unfuse_attention(model, device, precision)
     solver = optimiser(model, s)
     keep = Checkpoint(checkpoint, _key(model, train, s, seed, precision) if checkpoint else "", save_steps)
     parts = {"model": model, "solver": solver}

@@ -23,7 +23,7 @@ from tacit.evaluation.detection.models import detector
 from tacit.evaluation.detection.schedule import Schedule, learning_rate, parameter_groups
 from tacit.evaluation.detection.sets import DetectionSet
 from tacit.evaluation.resume import Checkpoint, key, seed_step
-from tacit.precision import autocast, resolved
+from tacit.precision import autocast, resolved, unfuse_attention
 
 
 def build(
@@ -69,6 +69,7 @@ def train(
     precision = resolved(precision, device)
     torch.manual_seed(seed)
     model = model.to(device).train()
+    unfuse_attention(model, device, precision)
     channels, masks = len(model.transform.image_mean), data.masks and _has_masks(model)
     order = Order(len(data), min(schedule.batch_size, len(data)), schedule.epochs, seed)
     examples = Examples(data, schedule, seed, channels, masks)
