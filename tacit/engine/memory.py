@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import platform
 import resource
@@ -36,20 +35,28 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def bytes_a_record(method: Method, views: list[dict[str, Tensor]]) -> float:
-    """What one record's forward pass keeps for the backward pass, in bytes, found by running it on those of `views`."""
+def bytes_a_record(method: Method, views: list[dict[str, Tensor]], dtype: torch.dtype | None = None) -> float:
+    """What one record's forward pass keeps for the backward pass, in bytes, found by running it on those of `views`.
+
+    Args:
+        dtype: that products are in, by autocast; as they come when left out.
+    """
     kept: dict[int, int] = {}
 
     def note(x: Tensor) -> Tensor:
         kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
         return x
 
-    own = copy.deepcopy(method)  # a forward pass moves the statistics of BatchNorm
-    weights = {p.untyped_storage().data_ptr() for p in [*own.parameters(), *own.buffers()]}
-    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-        step = own.loss(views, Progress(0, 1, 1))
+    before = [buffer.clone() for buffer in method.buffers()]  # a forward pass moves the statistics of BatchNorm
+    weights = {p.untyped_storage().data_ptr() for p in [*method.parameters(), *method.buffers()]}
+    products = torch.autocast(views[0]["image"].device.type, dtype, enabled=dtype is not None)
+    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(note, lambda x: x), products:
+        step = method.loss(views, Progress(0, 1, 1))
     total = sum(size for pointer, size in kept.items() if pointer not in weights)
     del step  # until here it holds what was kept, so that no address is counted for two
+    with torch.no_grad():
+        for buffer, value in zip(method.buffers(), before, strict=True):
+            buffer.copy_(value)
     return total / len(views[0]["image"])
 
 

@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from tacit.precision import resolved
 
 PRECISIONS = {"auto": "", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}  # ours and Lightning's names
+PRODUCTS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # what they multiply in
 
 
 @dataclass(frozen=True)

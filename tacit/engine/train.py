@@ -26,7 +26,7 @@ from tacit.engine.loggers import close_loggers, open_loggers
 from tacit.engine.memory import bytes_a_record, free_memory, keep_memory, peak_memory
 from tacit.engine.method import Method
 from tacit.engine.module import Training
-from tacit.engine.plan import Plan, hardware, precision
+from tacit.engine.plan import PRODUCTS, Plan, hardware, precision
 from tacit.engine.recipe import Recipe, per_device_batch, steps_per_epoch
 from tacit.engine.samples import save_reconstructions, save_sample_views
 from tacit.engine.stops import Interrupted, clear_errors, interrupts
@@ -239,10 +239,12 @@ def _say_notes(module: Training, source: Source, journal: Journal) -> None:
 def check_memory(module: Training, dataset: Views, settings: Recipe, plan: Plan) -> None:
     """Refuse a step that cannot fit, before the system ends the run without a word."""
     free = free_memory()
+    if free is None:
+        return
     views = finish(collate([dataset[(0, i)] for i in (0, 1)]), module.pipelines)
     part = per_device_batch(settings, plan.world)
-    need = bytes_a_record(module.method, views) * part
-    if free is None or need <= free or precision(plan.precision) != "32-true":
+    need = bytes_a_record(module.method, views, PRODUCTS[precision(plan.precision)]) * part
+    if need <= free:
         return
     split = next((n for n in range(2, part // 2 + 1) if part % n == 0 and need / n < free / 2), None)
     ways = [f"--set accumulate={split * settings.accumulate} (parts of {part // split})"] if split else []

@@ -201,3 +201,17 @@ def test_the_table_names_every_method_file():
     root = Path(tacit.__file__).parent / "methods"
     files = {p.stem for p in root.glob("*/*.py") if p.stem != "__init__"}
     assert files == {target.split(":")[0].rsplit(".", 1)[1] for target in METHODS.values()}
+
+
+def test_a_look_at_its_memory_leaves_a_method_as_it_was(cls):
+    from tacit.engine.memory import bytes_a_record
+
+    method, twin = make(cls), make(cls)
+    views = batch(method)
+    before = torch.get_rng_state()
+    assert bytes_a_record(method, views, torch.bfloat16) > 0
+    assert torch.equal(torch.get_rng_state(), before)
+    for (name, a), b in zip(method.state_dict().items(), twin.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert all(p.grad is None for p in method.parameters())
+    assert steps(method, 2) == steps(twin, 2)
