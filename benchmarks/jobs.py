@@ -5,8 +5,9 @@
     python benchmarks/jobs.py --jobs mae dino --threads 2 --workers 2 --batch 32 --steps 12
 
 A job is an entry of JOBS: our method, what is set of it, and who else has it. A peer is benchmarks/peers/NAME_jobs.py,
-run by the Python of an environment that has it: the same files, trunk, crops, batch and precision, its own way of all
-else. Programs take turns. A ratio is of one turn, by the time of the program's own threads (`core`, what a machine
+run by the Python of an environment that has it: the same files, trunk, crops and batch, its own way of all else. Ours
+is in the precision that `tacit pretrain` takes by itself, or in --precision; where that is bf16, a peer runs twice, as
+its documentation has it, in fp32, and with torch's autocast to bf16. Programs take turns. A ratio is of one turn, by the time of the program's own threads (`core`, what a machine
 that others use measures best; with workers, whose time that is not, read `wall`) and by the clock on the wall; the
 median is told with the smallest and largest. Losses at the first and last step are printed, so that it shows that all
 learn alike. Photographs as in benchmarks/views.py. A line goes to benchmarks/results/LOG.md.
@@ -27,6 +28,8 @@ from typing import NamedTuple
 from log import note  # beside this file
 from peers.timing import Steps  # beside this file
 from views import SIZE, photographs  # beside this file
+
+from tacit.precision import CHOICES, resolved
 
 HERE = Path(__file__).parent
 
@@ -54,7 +57,7 @@ JOBS = {
 }  # fmt: skip
 
 
-def ours(job: Job, folder: str, batch: int, steps: int, threads: int, workers: int) -> None:
+def ours(job: Job, folder: str, batch: int, steps: int, threads: int, workers: int, precision: str) -> None:
     """What `tacit pretrain METHOD` does, with a look at the clock after every step."""
     import torch
 
@@ -79,18 +82,20 @@ def ours(job: Job, folder: str, batch: int, steps: int, threads: int, workers: i
     with tempfile.TemporaryDirectory() as out:
         tacit.pretrain(
             job.method, folder, f"{out}/run", steps=steps, batch_size=batch, set=list(job.sets), workers=workers,
-            quiet=True,
+            quiet=True, precision=precision,
         )  # fmt: skip
     clock.say()
 
 
-def told(who: str, python: str, name: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
+def told(
+    who: str, python: str, name: str, folder: Path, options: argparse.Namespace, precision: str
+) -> dict[str, float]:
     """What a program of its own says of the job."""
     numbers = [str(n) for n in (options.batch, options.steps, options.threads, options.workers)]
     script = [str(HERE / "jobs.py"), "--one"] if who == "tacit" else [str(HERE / "peers" / f"{who}_jobs.py")]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(options.threads))
     environment = os.environ | threads | {"PYTHONPATH": str(HERE.parent)}
-    command = [python, *script, name, str(folder), *numbers]
+    command = [python, *script, name, str(folder), *numbers, precision]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise SystemExit(f"{who} failed on {name}:\n{done.stderr[-3000:]}")
@@ -113,25 +118,31 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--no-log", action="store_true")
-    parser.add_argument("--one", nargs=6, help=argparse.SUPPRESS)
+    parser.add_argument("--precision", choices=CHOICES, default="auto")
+    parser.add_argument("--one", nargs=7, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        name, folder, *numbers = options.one
-        ours(JOBS[name], folder, *map(int, numbers))
+        name, folder, *numbers, precision = options.one
+        ours(JOBS[name], folder, *map(int, numbers), precision)
         return
     pythons = dict(item.split("=", 1) for item in options.peer)
+    precision = resolved(options.precision, "cpu")
+    as_well = ["32", "bf16"] if precision == "bf16" else ["32"]
     with tempfile.TemporaryDirectory() as made:
         folder = options.data or photographs(Path(made), max(64, options.batch * options.steps))
         for name in options.jobs:
             job = JOBS[name]
-            programs = {"tacit": sys.executable} | {who: pythons[who] for who in job.peers if who in pythons}
+            programs = {"tacit": ("tacit", sys.executable, precision)} | {
+                f"{who}{' in bf16' * (p == 'bf16')}": (who, pythons[who], p)
+                for who in job.peers if who in pythons for p in as_well
+            }  # fmt: skip
             turns = [
-                {who: told(who, python, name, folder, options) for who, python in programs.items()}
+                {title: told(who, python, name, folder, options, p) for title, (who, python, p) in programs.items()}
                 for _ in range(options.turns)
             ]
             own = [turn["tacit"] for turn in turns]
             core, wall, memory = (statistics.median(turn[what] for turn in own) for what in ("core", "wall", "memory"))
-            line = f"{job.title}: {core:.3f} core seconds a photograph ({wall:.3f} s waited), {memory / 2**30:.2f} GiB"
+            line = f"{job.title}, {'bf16' if precision == 'bf16' else 'fp32'}: {core:.3f} core seconds a photograph ({wall:.3f} s waited), {memory / 2**30:.2f} GiB"
             for who in programs:
                 first, *_, last = turns[0][who]["losses"]
                 print(f"{job.title}, {who}: loss {first:.3f} at the first step, {last:.3f} at the last", flush=True)

@@ -25,6 +25,7 @@ class Folder(Dataset):
 def train(jobs: dict[str, Callable[[], tuple[Callable, nn.Module, Callable[..., Tensor]]]]) -> None:
     """Run the job that the command line names: its transform, its module, and the loss of a batch of views."""
     job, folder, batch, steps, threads, workers = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:7])
+    bf16 = sys.argv[7:] == ["bf16"]
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     transform, model, loss_of = jobs[job]()
@@ -34,7 +35,8 @@ def train(jobs: dict[str, Callable[[], tuple[Callable, nn.Module, Callable[..., 
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser, clock = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.05), Steps(batch)
     for views in _endless(loader, steps):
-        loss = loss_of(views)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = loss_of(views)
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
