@@ -7,10 +7,11 @@
 A job is an entry of JOBS: our method, what is set of it, and who else has it. A peer is benchmarks/peers/NAME_jobs.py,
 run by the Python of an environment that has it: the same files, trunk, crops and batch, its own way of all else. Ours
 is in the precision that `tacit pretrain` takes by itself, or in --precision; where that is bf16, a peer runs twice, as
-its documentation has it, in fp32, and with torch's autocast to bf16. Programs take turns. A ratio is of one turn, by the time of the program's own threads (`core`, what a machine
-that others use measures best; with workers, whose time that is not, read `wall`) and by the clock on the wall; the
-median is told with the smallest and largest. Losses at the first and last step are printed, so that it shows that all
-learn alike. Photographs as in benchmarks/views.py. A line goes to benchmarks/results/LOG.md.
+its documentation has it, in fp32, and with torch's autocast to bf16. Programs take turns. A ratio is of one turn, by
+the time of the program's own threads (`core`, what a machine that others use measures best; with workers, whose time
+that is not, read `wall`) and by the clock on the wall; the median is told with the smallest and largest. Losses at the
+first and last step are printed, so that it shows that all learn alike. Photographs as in benchmarks/views.py. A line
+goes to benchmarks/results/LOG.md.
 """
 
 from __future__ import annotations
@@ -142,7 +143,8 @@ def main() -> None:
             ]
             own = [turn["tacit"] for turn in turns]
             core, wall, memory = (statistics.median(turn[what] for turn in own) for what in ("core", "wall", "memory"))
-            line = f"{job.title}, {'bf16' if precision == 'bf16' else 'fp32'}: {core:.3f} core seconds a photograph ({wall:.3f} s waited), {memory / 2**30:.2f} GiB"
+            line = f"{job.title}, {'bf16' if precision == 'bf16' else 'fp32'}: {core:.3f} core seconds a photograph "
+            line += f"({wall:.3f} s waited), {memory / 2**30:.2f} GiB"
             for who in programs:
                 first, *_, last = turns[0][who]["losses"]
                 print(f"{job.title}, {who}: loss {first:.3f} at the first step, {last:.3f} at the last", flush=True)

@@ -50,6 +50,15 @@ def test_help_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_training_does_not_wait_for_what_only_evaluation_needs():
+    code = (
+        "import sys, tacit.engine, tacit.methods.image.moby\n"
+        "late = {'sklearn', 'scipy.stats', 'scipy.optimize', 'matplotlib', 'datasets'} & set(sys.modules)\n"
+        "assert not late, late"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
 @pytest.mark.parametrize(
     "verb",
     [

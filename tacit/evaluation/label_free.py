@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
-from scipy import stats
 
 from tacit.errors import DataError
 from tacit.objectives.spectra import alignment, alpha_req, feature_std, lidar, rankme, uniformity
@@ -46,6 +45,8 @@ def rank_correlation(
     Raises:
         DataError: fewer than 4 runs, lengths that differ, values that are no numbers or all the same; it is named.
     """
+    from scipy.stats import rankdata  # takes a second to load, which no training should wait for
+
     for name, values in {"probe": probe, **quality}.items():
         values = np.asarray(values, dtype=np.float64)
         if values.shape != (len(probe),) or len(probe) < 4:
@@ -58,7 +59,7 @@ def rank_correlation(
     else:
         rng = np.random.default_rng(seed)
         orders = np.concatenate([np.arange(n)[None], rng.permuted(np.tile(np.arange(n), (draws, 1)), axis=1)])
-    ranks = np.array([_unit(stats.rankdata(v) - (n + 1) / 2) for v in (probe, *quality.values())])
+    ranks = np.array([_unit(rankdata(v) - (n + 1) / 2) for v in (probe, *quality.values())])
     signs = np.array([_unit(np.sign(np.subtract.outer(v, v))) for v in map(np.asarray, (probe, *quality.values()))])
     rho = ranks[0][orders] @ ranks[1:].T  # [orders, measures], the observed order first
     tau = np.concatenate([_pairs(signs, part) for part in np.array_split(orders, len(orders) * n * n // 2**22 + 1)])

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
 from tacit.errors import DataError
@@ -149,6 +147,9 @@ def logistic_few(train: Tensor, labels: Tensor, test: Tensor, *, classes: int, s
     The labelled features are standardised by themselves; as many folds as the rarest class has labels, five at most;
     with one label a class the strength is 0.01. Returns the predictions and the strength.
     """
+    from sklearn.linear_model import LogisticRegression  # takes a second to load, which no training should wait for
+    from sklearn.model_selection import StratifiedKFold
+
     mean, std = train.mean(0), train.std(0, correction=0).clamp_min(1e-6)
     x, x_test = ((f - mean) / std for f in (train, test))
     if x.shape[1] > len(x):  # the optimum lies in the span of the rows: the same problem in fewer dimensions
@@ -167,6 +168,8 @@ def logistic_few(train: Tensor, labels: Tensor, test: Tensor, *, classes: int, s
 
 def _sweep(x: np.ndarray, y: np.ndarray, x_held: np.ndarray, y_held: np.ndarray) -> np.ndarray:
     """Accuracy on the held-out rows at each of `STRENGTHS`, every fit begun where the stronger one ended."""
+    from sklearn.linear_model import LogisticRegression
+
     model, right = LogisticRegression(max_iter=1000, warm_start=True), []
     for strength in STRENGTHS:
         right.append(model.set_params(C=1 / (strength * len(x))).fit(x, y).score(x_held, y_held))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import stats
+from scipy.special import ndtri
 from torch import Tensor
 
 from tacit.errors import DataError, Unknown
@@ -40,7 +40,7 @@ def voc2007_precision(score: np.ndarray, target: np.ndarray) -> float:
 
 def d_prime(score: np.ndarray, target: np.ndarray) -> float:
     """√2 times the normal quantile of the AUROC (AudioSet's d'); infinite when the AUROC is 1."""
-    return float(2**0.5 * stats.norm.ppf(auroc(score, target)))
+    return float(2**0.5 * ndtri(auroc(score, target)))
 
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy.special import bdtr, chdtrc
 
 from tacit.errors import DataError
 from tacit.evaluation.groups import bootstrap_groups
@@ -56,9 +56,9 @@ def mcnemar(a_right: np.ndarray, b_right: np.ndarray, *, exact: bool = True) -> 
     if differ == 0:
         return 1.0, 0, 0
     if exact:
-        p = min(1.0, 2 * stats.binom.cdf(min(only_a, only_b), differ, 0.5))
+        p = min(1.0, 2 * bdtr(min(only_a, only_b), differ, 0.5))
     else:
-        p = stats.chi2.sf(max(abs(only_a - only_b) - 1, 0) ** 2 / differ, 1)
+        p = chdtrc(1, max(abs(only_a - only_b) - 1, 0) ** 2 / differ)
     return float(p), only_a, only_b
 
 
@@ -95,7 +95,9 @@ def average_ranks(scores: np.ndarray, *, higher_is_better: bool = True) -> np.nd
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 2 or 0 in scores.shape or not np.isfinite(scores).all():
         raise DataError("Ranks take a full table [data sets, methods] of numbers; leave out what was not measured.")
-    return stats.rankdata(-scores if higher_is_better else scores, axis=1).mean(0)
+    from scipy.stats import rankdata  # takes a second to load, which no training should wait for
+
+    return rankdata(-scores if higher_is_better else scores, axis=1).mean(0)
 
 
 def _pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

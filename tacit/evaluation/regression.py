@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from tacit.errors import DataError, Unknown
 from tacit.evaluation.linear import stratified
@@ -118,6 +117,8 @@ def errors(predicted: np.ndarray, target: np.ndarray) -> dict[str, float]:
     Raises:
         DataError: shapes that do not match, predictions that are no numbers, or a target with fewer than two values.
     """
+    from scipy.stats import spearmanr  # takes a second to load, which no training should wait for
+
     predicted, target, left_out = _known(predicted, target)
     if len(np.unique(target)) < 2:
         raise DataError("The target has the same value for every record; there is nothing to explain.")
@@ -131,7 +132,7 @@ def errors(predicted: np.ndarray, target: np.ndarray) -> dict[str, float]:
         "rmse": float(np.square(d).mean() ** 0.5),
         "nmad": nmad(d),
         "pearson": float("nan") if constant else float(np.corrcoef(predicted, target)[0, 1]),
-        "spearman": float("nan") if constant else float(stats.spearmanr(predicted, target).statistic),
+        "spearman": float("nan") if constant else float(spearmanr(predicted, target).statistic),
     }
 
 
