@@ -52,7 +52,7 @@ def one(options: argparse.Namespace, data: Path, method: str, seed: int) -> None
     run = tacit.pretrain(
         method, str(data / "train.parquet"), options.out / f"{method}-{seed}", preset="small", encoder=options.encoder,
         epochs=options.epochs, seed=seed, set=["check_every=2", *given], workers=0, resume=True,
-        val=str(data / "test.parquet"),
+        val=str(data / "test.parquet"), precision=options.precision,
     )  # fmt: skip
     minutes = kept.get("minutes", round((time.time() - begun) / 60, 1))
     encoder = encoders.load(run.path)
@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--fine-tune", type=int, default=0, metavar="LABELS", help="also train encoders on so many")
+    parser.add_argument("--precision", default="auto", help="of pre-training: auto, 32 or bf16")
     parser.add_argument("--set", action="append", default=[], metavar="METHOD:FIELD=VALUE", help="METHOD may be all")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     options = parser.parse_args()
