@@ -2,7 +2,7 @@
 
     python benchmarks/jobs.py
     python benchmarks/jobs.py --peer lightly=ENV/bin/python --peer stable=ENV/bin/python --turns 3
-    python benchmarks/jobs.py --jobs mae dino --threads 2 --workers 2 --batch 32 --steps 12
+    python benchmarks/jobs.py --jobs mae --precision 32 --no-log
 
 A job is an entry of JOBS: our method, what is set of it, and who else has it. A peer is benchmarks/peers/NAME_jobs.py,
 run by the Python of an environment that has it: the same files, trunk, crops and batch, its own way of all else. Ours

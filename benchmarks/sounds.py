@@ -76,9 +76,9 @@ def main() -> None:
         rows = {of: np.array([s[of, protocol] for s in seeds]) for of in ("run", "random-init", "raw-input")}
         line = f"{protocol} {100 * rows['run'].mean():.1f}"
         for of, what in (("random-init", "random init"), ("raw-input", "log-mel statistics")):
-            gain, low, high = (100 * x for x in difference(rows["run"], rows[of])) if len(seeds) > 1 else (
-                100 * (rows["run"] - rows[of])[0], float("nan"), float("nan"))  # fmt: skip
-            line += f", {gain:+.1f} ({low:+.1f} to {high:+.1f}) over {what} ({100 * rows[of].mean():.1f})"
+            gain, low, high = (100 * x for x in difference(rows["run"], rows[of]))
+            interval = f" ({low:+.1f} to {high:+.1f})" if len(seeds) > 1 else ""
+            line += f", {gain:+.1f}{interval} over {what} ({100 * rows[of].mean():.1f})"
         told.append(line)
     note(
         f"sounds, {options.method} `small` on {options.name}, {len(seeds)} seeds: {'; '.join(told)}",
