@@ -92,7 +92,8 @@ def main() -> None:
         for clock in (0, 1)
     )
     note(
-        f"start-up to the first step, MoBY {options.encoder}, medians of {options.turns}: {wall}; of the processor {core}",
+        f"start-up to the first step, MoBY {options.encoder}, medians of {options.turns}: {wall}; of the processor "
+        f"{core}",
         keep=not options.no_log,
     )
 
