@@ -11,7 +11,6 @@ study's own, and so is the table that it prints; a line of it goes to benchmarks
 from __future__ import annotations
 
 import argparse
-import shutil
 from datetime import date
 from pathlib import Path
 
@@ -75,7 +74,8 @@ def main() -> None:
         workers=0,
     )  # fmt: skip
     kept = LOG.parent / f"{date.today()}-lowshot.md"
-    shutil.copy(options.out / "study" / "table.md", kept)
+    table = (options.out / "study" / "table.md").read_text(encoding="utf-8")
+    kept.write_text(table.replace(str(data), "CIFAR-10"), encoding="utf-8")
     note(
         f"low-shot study, {options.records:,} pictures, {options.epochs} epochs, {len(found['rows'])} rows, "
         f"{len(options.seeds)} seeds, {options.draws} draws: {kept.name}"
