@@ -228,7 +228,7 @@ def evaluate(
             "budget, clinical, retrieval, ridge, multi_label, label_free (lidar=no), correspondence. On data of a "
             "layout of its own, one at a time: segment and attention for masks, detect for boxes, video (DAVIS), "
             "revisited (Oxford, Paris), copies "
-            "(Copydays). docs/evaluation.md has all options.",
+            "(Copydays), events (threshold, median) for sounds with times. docs/evaluation.md has all options.",
         ),
     ] = "knn,linear",
     label: Label = None,
