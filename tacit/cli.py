@@ -228,7 +228,7 @@ def evaluate(
             "budget, clinical, retrieval, ridge, multi_label, label_free (lidar=no), correspondence. On data of a "
             "layout of its own, one at a time: segment and attention for masks, detect for boxes, video (DAVIS), "
             "revisited (Oxford, Paris), copies "
-            "(Copydays). docs/evaluation.md has all options.",
+            "(Copydays), events (threshold, median) for sounds with times. docs/evaluation.md has all options.",
         ),
     ] = "knn,linear",
     label: Label = None,
@@ -416,17 +416,34 @@ def embed(
     what: Annotated[str, typer.Argument(metavar="RUN|ENCODER", help="A run folder, an encoder folder or a timm name.")],
     data: Annotated[str, typer.Option(help="The files to embed.")],
     out: Annotated[str, typer.Option(help="FILE.parquet (path, vector) or FILE.npy.")],
+    frames: Annotated[
+        bool,
+        typer.Option("--frames", help="Of sounds of any length: a row a frame (path, start, end in seconds, vector)."),
+    ] = False,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Of sounds: the mean over all of a recording, not its middle alone.")
+    ] = False,
+    overlap: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Of the pieces in which --frames and --whole read: 0.5 gives frames at their edges "
+            "sound on both sides.",
+        ),
+    ] = 0.0,
     workers: Workers = None,
     json: Json = False,
 ) -> None:
-    """One vector a file.
+    """One vector a file, or a frame.
 
     Example: tacit embed runs/moby --data photos/ --out photos.parquet
     """
     from tacit import api
 
     with _bar() as progress:
-        result = api.embed(what, data, out, workers=workers, progress=progress)
+        result = api.embed(
+            what, data, out, frames=frames, whole=whole, overlap=overlap, workers=workers, progress=progress
+        )
     if json:
         print(api.to_json(result))
         return

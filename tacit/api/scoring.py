@@ -32,8 +32,9 @@ def evaluate(
         what: a run folder, an encoder folder, a timm name, a `Run` or an `Encoder`; a folder that timm or transformers
             saved, or an export to torch or onnx, as a frozen encoder.
         data: labelled data; a folder with train/ and test/ inside gives both parts. Of segment, detect, attention,
-            video, revisited and copies the folder in the layout that each needs, see `tacit.evaluation.scenes.SCENES`;
-            of these one is asked for at a time, without `label` and `group`, and raw inputs are no subject.
+            video, revisited, copies and events the folder in the layout that each needs, see
+            `tacit.evaluation.scenes.SCENES`; of these one is asked for at a time, without `label` and `group`, and raw
+            inputs are no subject, but of events.
         test: the test set; without any, a fifth of every class is held out.
         protocol: names of protocols, comma-separated or a list, with options as in "knn:k=10/20:vote=majority"; "all"
             for those that the labels allow. See `tacit.evaluation.PROTOCOLS`.

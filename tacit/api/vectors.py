@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tacit.api.shared import encoder_of, workers_of
+from tacit.api.writing import Block, written
 from tacit.errors import BadSettings, UsageError
-from tacit.run import atomic, write_text
+from tacit.run import atomic
 
 
 def embed(
@@ -17,56 +19,84 @@ def embed(
     data: Any,
     out: str | os.PathLike,
     *,
+    frames: bool = False,
+    whole: bool = False,
+    overlap: float = 0.0,
     workers: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """One vector a record: `path, vector` rows in a .parquet file, or a .npy array with the paths in a .txt beside it.
 
-    Unreadable records are left out and listed in the answer: `{"out", "rows", "width", "bad_files": [(name, reason)],
-    "notes": [what was done with the data]}`.
-    """
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    Of a picture it is of its centre, and of a recording of its middle, unless one of the first two of these says else.
 
+    Args:
+        frames: of sounds, a row a frame, `path, start, end, vector` (seconds), in a .parquet file. Recordings are read
+            in pieces of the encoder's length, so that they may be of any.
+        whole: of sounds, the mean over such pieces of all of a recording.
+        overlap: of neighbouring pieces, a share of their length; a frame is taken from the one in whose middle it is.
+
+    Unreadable records, or parts of recordings, are left out and listed in the answer: `{"out", "rows", "width",
+    "bad_files": [(name, reason)], "notes": [what was done with the data]}`; with `frames` also "frame", its seconds.
+    """
     from tacit.data import note_rates, open_source
-    from tacit.evaluation import features
+    from tacit.evaluation.frames import check_frames, grid_of
     from tacit.views import field_of
 
     out = Path(out)
     if out.suffix not in (".parquet", ".npy"):
         raise UsageError(f"--out {out}: must end in .parquet or .npy.")
+    if frames and whole:
+        raise UsageError("--frames and --whole: a vector for each frame, or one for all of a recording; leave one out.")
+    if frames and out.suffix != ".parquet":
+        raise UsageError(f"--out {out}: must end in .parquet, which holds the times of frames.")
+    if overlap and not frames and not whole:
+        raise UsageError(f"--overlap {overlap:g}: is for --frames or --whole, which read recordings in pieces.")
     encoder = encoder_of(what, foreign=True)
+    if frames:
+        check_frames(encoder)
     kind = field_of(encoder.inputs)
+    if whole and kind != "audio":
+        raise UsageError(f"--whole is for sounds, and {encoder.name} looks at images.")
+    grid = grid_of(encoder, overlap) if frames or whole else None
     source = open_source(data, channels=encoder.inputs.channels, kind=kind, labels=None)
     if kind == "audio" and kind in source.fields:
         note_rates(source, encoder.inputs.rate)
-    schema = pa.schema([("path", pa.string()), ("vector", pa.list_(pa.float32(), encoder.width))])
-    bad, names, arrays, rows = list(source.skipped), [], [], 0
-    with atomic(out) as temporary:
-        writer = pq.ParquetWriter(temporary, schema) if out.suffix == ".parquet" else None
-        for start in range(0, len(source), 8192):
-            part = source.select(np.arange(start, min(start + 8192, len(source))))
-            tell = progress and (lambda done, total, start=start: progress("embedding", start + done, len(source)))
-            found = features(encoder, part, workers=workers_of(workers), progress=tell)
-            bad += found.bad
-            paths = [part.name(int(i)) for i in found.index]
-            rows += len(paths)
-            if writer is not None:
-                flat = pa.array(found.x.numpy().ravel())
-                vectors = pa.FixedSizeListArray.from_arrays(flat, encoder.width)
-                writer.write_table(pa.table([pa.array(paths), vectors], schema=schema))
-            else:
-                names += paths
-                arrays.append(found.x.numpy())
-        if writer is not None:
-            writer.close()
-        else:
-            with open(temporary, "wb") as f:
-                np.save(f, np.concatenate(arrays))
-    if writer is None:
-        write_text(out.with_suffix(".txt"), "\n".join(names) + "\n")
-    return {"out": str(out), "rows": rows, "width": encoder.width, "bad_files": bad, "notes": source.notes}
+    bad = list(source.skipped)
+    how = {"workers": workers_of(workers), "progress": progress and partial(progress, "embedding")}
+    if frames:
+        blocks = _frames(encoder, source, grid, bad, **how)
+    else:
+        blocks = _wholes(encoder, source, grid, bad, **how) if whole else _middles(encoder, source, bad, **how)
+    rows = written(out, blocks, encoder.width, timed=frames)
+    said = {"out": str(out), "rows": rows, "width": encoder.width, "bad_files": bad, "notes": source.notes}
+    return said | ({"frame": grid.seconds} if frames else {})
+
+
+def _middles(encoder, source, bad, *, workers, progress) -> Iterator[Block]:
+    import numpy as np
+
+    from tacit.evaluation import features
+
+    for start in range(0, len(source), 8192):
+        part = source.select(np.arange(start, min(start + 8192, len(source))))
+        tell = progress and (lambda done, total, start=start: progress(start + done, len(source)))
+        found = features(encoder, part, workers=workers, progress=tell)
+        bad += found.bad
+        yield Block([part.name(int(i)) for i in found.index], found.x.numpy())
+
+
+def _wholes(encoder, source, grid, bad, **how) -> Iterator[Block]:
+    from tacit.evaluation.frames import wholes_of
+
+    for index, x in wholes_of(encoder, source, grid, bad, **how):
+        yield Block([source.name(index)], x.numpy()[None])
+
+
+def _frames(encoder, source, grid, bad, **how) -> Iterator[Block]:
+    from tacit.evaluation.frames import frames_of, of_encoder
+
+    for index, first, x in frames_of(of_encoder(encoder), encoder, source, grid, bad, **how):
+        yield Block([source.name(index)] * len(x), x.numpy(), first, grid.seconds)
 
 
 def bags(

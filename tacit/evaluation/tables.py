@@ -38,7 +38,7 @@ def caption_of_one(result: dict[str, Any]) -> str:
 def _feature(score: dict[str, Any], inputs: dict[str, Any] | None = None) -> str:
     """What of the encoder was looked at; nothing where the protocol leaves no choice."""
     inputs = inputs or score.get("inputs") or {}
-    if score["of"] == "raw-input":
+    if score["of"] == "raw-input" and "frame" not in score["settings"]:
         return "mean and deviation of bands" if inputs.get("kind") == "sound" else "pixels"
     found = score["settings"].get("feature", "")
     return found if isinstance(found, str) else "/".join(dict.fromkeys(found))

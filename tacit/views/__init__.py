@@ -26,6 +26,7 @@ from tacit.views.mixing import Mixable, mixture
 from tacit.views.mixup import mixed
 from tacit.views.multi_crop import augmented_multi_crop, equal_multi_crop, masked_multi_crop, multi_crop
 from tacit.views.pair import SIT_PAIRS, sit_pair, unlike_pair
+from tacit.views.pieces import Grid, Lengths, Piece, Pieces
 from tacit.views.random import rng
 from tacit.views.rendering import Rendering, rendered_twice
 from tacit.views.showing import shown
@@ -42,11 +43,15 @@ __all__ = [
     "Corrupted",
     "Crop",
     "Excerpt",
+    "Grid",
     "Heard",
     "Hiding",
     "Inputs",
+    "Lengths",
     "Masked",
     "Mixable",
+    "Piece",
+    "Pieces",
     "Plain",
     "Rendering",
     "Sampler",

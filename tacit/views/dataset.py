@@ -116,6 +116,14 @@ def field_of(inputs: Inputs | SoundInputs) -> str:
     return "audio" if isinstance(inputs, SoundInputs) else "image"
 
 
+def check_field(source: Source, inputs: Inputs | SoundInputs) -> None:
+    """Raises `DataError` for images where an encoder listens, or the reverse."""
+    field = field_of(inputs)
+    if field not in source.fields:
+        title, wants = source.title or "The data", WORDS[field][1]
+        raise DataError(f"{title} holds {WORDS[source.fields[0]][1]}, and the encoder looks at {wants}. Give {wants}.")
+
+
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """`{"views": [{"image": [B, C, H, W], "params": {name: [B, …]}}, …], "index": [B], "label": [B], "bad": […]}`.
 
@@ -170,12 +178,8 @@ class Plain(Dataset):
     """
 
     def __init__(self, source: Source, inputs: Inputs | SoundInputs):
+        check_field(source, inputs)
         self.source, self.inputs, self.field = source, inputs, field_of(inputs)
-        if self.field not in source.fields:
-            title, wants = source.title or "The data", WORDS[self.field][1]
-            raise DataError(
-                f"{title} holds {WORDS[source.fields[0]][1]}, and the encoder looks at {wants}. Give {wants}."
-            )
 
     def __len__(self) -> int:
         return len(self.source)

@@ -53,11 +53,14 @@ class SoundInputs:
         return self.frames, self.mels
 
     @property
+    def shift(self) -> int:
+        """Samples from one row to the next."""
+        return round(self.rate * self.hop) if self.front == "mel_db" else int(self.rate * self.hop)
+
+    @property
     def samples(self) -> int:
         """How many a segment needs for `frames` rows."""
-        if self.front == "mel_db":
-            return (self.frames - 1) * round(self.rate * self.hop)
-        return int(self.rate * self.window) + (self.frames - 1) * int(self.rate * self.hop)
+        return (self.frames - 1) * self.shift + (0 if self.front == "mel_db" else int(self.rate * self.window))
 
     @property
     def seconds(self) -> float:

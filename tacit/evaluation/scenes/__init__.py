@@ -1,4 +1,5 @@
-"""Protocols whose data has a layout of its own: segmentation, detection, attention maps, video, retrieval, copies."""
+"""Protocols whose data has a layout of its own: segmentation, detection, attention maps, video, retrieval, copies,
+and sound events."""
 
 from tacit.evaluation.scenes.table import SCENES, check, evaluate
 

@@ -36,6 +36,7 @@ class Found(NamedTuple):
 class Job:
     """One encoder to be scored; `tell(done, in all)` is called as it goes on.
 
+    of:          "run", "random-init" or, of sounds, "raw-input": the encoder says how inputs are prepared, no more
     checkpoints: a folder for trainings that may be killed, or None
     """
 
@@ -73,6 +74,7 @@ class Scene:
     reads:  options by which files are read in another way
     known:  words that an option may be
     check:  raises `UsageError` for options (with their defaults) that this encoder cannot have; reads nothing
+    sounds: it is for these and not for images; raw inputs are scored too
     """
 
     open: Callable[[Path, Path | None, Encoder, dict[str, Any]], Opened]
@@ -81,6 +83,7 @@ class Scene:
     reads: tuple[str, ...] = ()
     known: dict[str, Collection[str]] = field(default_factory=dict)
     check: Callable[[Encoder, dict[str, Any]], None] | None = None
+    sounds: bool = False
 
 
 def one_folder(name: str, data: Path, test: Path | None, needs: str) -> Path:

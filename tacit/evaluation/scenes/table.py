@@ -11,7 +11,7 @@ from tacit.encoders import Encoder
 from tacit.errors import UsageError
 from tacit.evaluation import resume
 from tacit.evaluation.options import Asked, one_of, options_of
-from tacit.evaluation.scenes import attention, copies, detect, revisited, segment, video
+from tacit.evaluation.scenes import attention, copies, detect, events, revisited, segment, video
 from tacit.evaluation.scenes.scene import Job, Opened, Scene, named
 from tacit.evaluation.task import Score, packed, random_twin
 from tacit.views import field_of
@@ -23,6 +23,7 @@ SCENES: dict[str, Scene] = {
     "video": video.SCENE,
     "revisited": revisited.SCENE,
     "copies": copies.SCENE,
+    "events": events.SCENE,
 }
 
 
@@ -58,10 +59,11 @@ def evaluate(
     cache: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """As `evaluate.evaluate`, on a folder in the layout that the scene needs; raw inputs are no subject here."""
+    """As `evaluate.evaluate`, on data in the layout that the scene needs; raw inputs are a subject of sounds alone."""
     scene = check(asked)
-    if field_of(encoder.inputs) == "audio":
-        raise UsageError(f"{asked[0].name} is for images, and {encoder.name} looks at sounds.")
+    if (field_of(encoder.inputs) == "audio") != scene.sounds:
+        takes, looks = ("sounds", "images") if scene.sounds else ("images", "sounds")
+        raise UsageError(f"{asked[0].name} is for {takes}, and {encoder.name} looks at {looks}.")
     told = [{**options_of(scene.run), **one.options} for one in asked]
     for options in told if scene.check else ():
         scene.check(encoder, options)
@@ -70,6 +72,8 @@ def evaluate(
         key = _key(scene, options)
         opened[key] = opened[key] if key in opened else scene.open(data, test, encoder, options)
     subjects = [("run", encoder)] + ([("random-init", random_twin(encoder, seed))] if baselines else [])
+    if baselines and scene.sounds:
+        subjects.append(("raw-input", encoder))
     checkpoints = resume.folder(cache)
     scores: list[Score] = []
     bad: dict[str, str] = {}
