@@ -34,17 +34,18 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
     return counts / np.maximum(counts.sum(1, keepdims=True), 1)
 
 
-def other_groups_knn(x: Tensor, labels: Tensor, groups: Sequence) -> np.ndarray | None:
-    """Whether the `NEIGHBOURS` nearest by cosine among the records of other groups vote right: [N] bool.
-
-    None where a record has no class-mates in other groups to find, as with one group alone.
-    """
+def other_groups_knn(x: Tensor, labels: Tensor, groups: Sequence) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the `NEIGHBOURS` nearest by cosine among the records of other groups vote right: bool [n], for the rows
+    [n] that have a class-mate in another group to find, and as many others as are asked."""
     x, codes = F.normalize(x.float(), dim=1), np.unique(np.asarray(groups), return_inverse=True)[1]
     kin = torch.from_numpy(codes[:, None] == codes[None, :])
-    if int((~kin).sum(1).min()) < NEIGHBOURS:
-        return None
-    near = (x @ x.T).masked_fill(kin, -torch.inf).topk(NEIGHBOURS)
-    return (vote(near.values, labels[near.indices], classes=int(labels.max()) + 1, temperature=None) == labels).numpy()
+    mates = (~kin & (labels[:, None] == labels[None, :])).any(1)
+    rows = (mates & ((~kin).sum(1) >= NEIGHBOURS)).nonzero()[:, 0]
+    if not len(rows):
+        return np.zeros(0, bool), rows.numpy()
+    near = (x[rows] @ x.T).masked_fill(kin[rows], -torch.inf).topk(NEIGHBOURS)
+    voted = vote(near.values, labels[near.indices], classes=int(labels.max()) + 1, temperature=None)
+    return (voted == labels[rows]).numpy(), rows.numpy()
 
 
 def silhouettes(x: Tensor, labels: Tensor) -> np.ndarray | None:
@@ -85,23 +86,25 @@ def scores(
     and falls with it. A silhouette's are over the records' own values. Of a resample's classes those count that it has.
     """
     y, p = labels.numpy(), predicted.numpy()
-    several = groups is not None and len(np.unique(groups)) > 1
     found = []
 
-    def add(metric: str, values: tuple | np.ndarray, statistic: str | Callable = "mean") -> None:
-        how = {"resamples": RESAMPLES, "seed": seed}
+    def add(metric: str, values: tuple, of: np.ndarray | None, statistic: str | Callable = "mean") -> None:
+        several = of is not None and len(np.unique(of)) > 1
+        values = values if callable(statistic) else values[0].astype(np.float64)
         try:
-            low_high = bootstrap_groups(values, groups if several else None, statistic, **how)
+            low_high = bootstrap_groups(values, of if several else None, statistic, resamples=RESAMPLES, seed=seed)
         except DataError:  # one record, of which nothing can be drawn again
             return
-        over = "groups" if several else "records"
-        value, low, high = map(float, low_high)
-        found.append({"metric": metric, "value": value, "low": low, "high": high, "n": len(y), "interval_over": over})
+        row = dict(zip(("value", "low", "high"), map(float, low_high), strict=True))
+        n, over = len(values[0] if callable(statistic) else values), "groups" if several else "records"
+        found.append({"metric": metric, **row, "n": n, "interval_over": over})
 
-    add("accuracy", (p == y).astype(np.float64))
-    add("macro_f1", (y, p), macro_f1)
+    add("accuracy", (p == y,), groups)
+    add("macro_f1", (y, p), groups, macro_f1)
     if (apart := silhouettes(x, labels)) is not None:
-        add("silhouette", apart)
-    if groups is not None and (near := other_groups_knn(x, labels, groups)) is not None:
-        add("knn_other_groups", near.astype(np.float64))
+        add("silhouette", (apart,), groups)
+    if groups is not None:
+        right, rows = other_groups_knn(x, labels, groups)
+        if len(rows):
+            add("knn_other_groups", (right,), groups[rows])
     return found

@@ -39,9 +39,24 @@ def test_neighbours_of_the_own_group_are_not_asked():
     groups = np.repeat(["a", "b", "c", "d"], 6)
     labels = torch.tensor([0, 1, 0, 1]).repeat_interleave(6)
     x = torch.tensor([[1.0, 0.0], [0.99, 0.1], [0.0, 1.0], [0.1, 0.99]]).repeat_interleave(6, 0)
-    assert not other_groups_knn(x, labels, groups).any()  # the nearest other speaker is of the other class
-    assert other_groups_knn(x, torch.tensor([0, 0, 1, 1]).repeat_interleave(6), groups).all()
-    assert other_groups_knn(x, labels, ["a"] * 24) is None
+    right, rows = other_groups_knn(x, labels, groups)
+    assert rows.tolist() == list(range(24))
+    assert not right.any()  # the nearest other speaker is of the other class
+    assert other_groups_knn(x, torch.tensor([0, 0, 1, 1]).repeat_interleave(6), groups)[0].all()
+    assert not len(other_groups_knn(x, labels, ["a"] * 24)[1])
+
+
+def test_who_has_no_class_mate_in_another_group_is_not_asked():
+    groups = np.repeat(["a", "b", "c"], 6)
+    labels = torch.tensor([0, 0, 1]).repeat_interleave(6)  # the second class has one speaker
+    x = torch.randn(18, 3, generator=torch.Generator().manual_seed(0))
+    right, rows = other_groups_knn(x, labels, groups)
+    assert rows.tolist() == list(range(12))
+    assert len(right) == 12
+    (score,) = [s for s in scores(x, labels, labels, groups) if s["metric"] == "knn_other_groups"]
+    assert score["n"] == 12
+    each_its_own = torch.arange(3).repeat_interleave(6)
+    assert "knn_other_groups" not in {s["metric"] for s in scores(x, each_its_own, labels, groups)}
 
 
 def test_the_tree_joins_what_lies_near_first():
