@@ -551,12 +551,13 @@ def finetune(
     data: Annotated[str, typer.Option(help="Labelled data, as for evaluate; test/ inside is for scoring alone.")],
     out: Annotated[str, typer.Option(help="A new folder for the classifier.")],
     recipe: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="one_percent, ten_percent (each with _large for wide ResNets): as published. small: for a few "
-            "thousand labels or fewer. Of sounds: small, or speech for large models of transformers."
+            "thousand labels or fewer. Of sounds: small, or speech for models of transformers. [default: small or "
+            "speech]"
         ),
-    ] = "small",
+    ] = None,
     neck: Annotated[
         int, typer.Option(help="Layers of the run's projection head to keep; the paper keeps 1.", min=0)
     ] = 0,

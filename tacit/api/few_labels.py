@@ -18,7 +18,7 @@ def finetune(
     data: Any,
     out: str | os.PathLike,
     *,
-    recipe: str = "small",
+    recipe: str | None = None,
     neck: int = 0,
     shots: int | None = None,
     percent: float | None = None,
@@ -38,7 +38,7 @@ def finetune(
         what: a run folder, an encoder folder, a timm name, a `Run` or an `Encoder`; for sounds also the folder of a
             speech model that transformers saved.
         data: labelled data; of a folder with train/ and test/ inside the training part is learned from.
-        recipe: one of `tacit.evaluation.classifier.RECIPES`.
+        recipe: one of `tacit.evaluation.classifier.RECIPES`, "small" if not given.
         neck: layers of the run's projection head that are kept below the classifier; 1 is the paper's choice.
         shots, percent, names: learn from so many records a class, from this per cent of each class, drawn by `seed`,
             or from those that a text file names, one a line; without any, from all.
@@ -72,6 +72,7 @@ def finetune(
     sounds = {"--group": group, "--contrast": contrast, "--stage": stage, "--set": set or None}
     if given := [name for name, value in sounds.items() if value is not None]:
         raise UsageError(f"{' and '.join(given)}: for encoders of sounds, and {what} looks at images. Leave it out.")
+    recipe = recipe or "small"
     if recipe not in classifier.RECIPES:
         raise Unknown("recipe", recipe, classifier.RECIPES)
     if classifier.is_classifier(out):

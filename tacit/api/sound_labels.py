@@ -29,7 +29,7 @@ def finetune_sounds(
     data: Any,
     out: str | os.PathLike,
     *,
-    recipe: str = "small",
+    recipe: str | None = None,
     label: str | None = None,
     group: str | None = None,
     contrast: str | None = None,
@@ -45,7 +45,8 @@ def finetune_sounds(
         what, encoder: how the encoder was called, and the encoder itself.
         data: labelled sounds. With train/ and test/ inside these are used, and a part of the first chooses the epoch;
             else about 70, 15 and 15 per cent of the groups learn, choose and test, at least one of each class.
-        recipe: one of `tacit.evaluation.contrast.RECIPES`: "small" for our own encoders, "speech" for large models.
+        recipe: one of `tacit.evaluation.contrast.RECIPES`: "small" for our own encoders, "speech" for
+            models of transformers; by default what the encoder is.
         group: a column that says which recordings are of one speaker, or of one town: never split, drawn together.
         contrast, stage: a loss under labels (supcon, nt_xent, triplet, multi_similarity), "before" cross-entropy or
             "auxiliary" to it. set: "field=value" of any other setting, see `tacit.evaluation.contrast.Settings`.
@@ -60,12 +61,14 @@ def finetune_sounds(
             in both train/ and test/, or a class that is missing from a part.
     """
     from tacit.data import note_rates, open_splits
+    from tacit.encoders import Speech
     from tacit.evaluation import classifier, separation, sound_training
     from tacit.evaluation.contrast import RECIPES
     from tacit.evaluation.features import all_devices, features
     from tacit.evaluation.groups import check_groups
     from tacit.settings import to_dict, with_assignments
 
+    recipe = recipe or ("speech" if isinstance(encoder, Speech) else "small")
     if recipe not in RECIPES:
         raise Unknown("recipe for sounds", recipe, RECIPES)
     if classifier.is_classifier(out):

@@ -40,7 +40,7 @@ class Speech(Foreign):
 
     @property
     def feature(self) -> str:
-        return "mean of the valid frames of the last layer"
+        return "mean of the valid frames of the last layer" + ("" if self.trunk.masked else ", without attention mask")
 
     def fresh(self) -> Encoder:
         model = transformers_library().AutoModel.from_config(self.trunk.model.config)
@@ -116,16 +116,16 @@ def read_speech(folder: Path) -> Speech:
     Weights are read from safetensors alone, and no code that lies beside them is run.
 
     Raises:
-        DataError: no weights or no description of the inputs. UsageError: no encoder of waveforms, or one with an
-            adapter above it. MissingExtra: transformers is not installed.
+        DataError: no weights, not all, or no description of the inputs. UsageError: no encoder of waveforms, or one
+            with an adapter above it. MissingExtra: transformers is not installed.
     """
     library = transformers_library()
     inputs, masked = _inputs_of(folder)
     shown = library.utils.logging.is_progress_bar_enabled()
     library.utils.logging.disable_progress_bar()
     try:
-        model = library.AutoModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        model, loaded = library.AutoModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(
@@ -135,6 +135,12 @@ def read_speech(folder: Path) -> Speech:
     finally:
         if shown:
             library.utils.logging.enable_progress_bar()
+    # Only pre-training hides spans behind this vector, and fine-tuned models come without it.
+    if missing := sorted(name for name in loaded["missing_keys"] if not name.endswith("masked_spec_embed")):
+        raise DataError(
+            f"{folder / 'model.safetensors'} lacks {len(missing)} of the model's weights, {missing[0]} first; they "
+            "would be random. Save the whole model again."
+        )
     if model.main_input_name != "input_values":
         raise UsageError(
             f"{folder} holds a {type(model).__name__}, which takes {model.main_input_name} and no waveform. "

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tacit import api, encoders
 from tacit.errors import DataError, MissingExtra, UsageError
@@ -116,6 +117,24 @@ def test_folders_that_cannot_be_taken_say_why(tmp_path, monkeypatch):
     card.rename(folder / "preprocessor_config.json")
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtra, match=r"pip install 'tacit\[export\]'"):
+        encoders.load(folder, foreign=True)
+
+
+def test_weights_that_are_lacking_are_not_drawn_in_silence(tmp_path):
+    folder = write_speech_model(tmp_path)
+    state = load_file(folder / "model.safetensors")
+    older = {k: v for k, v in state.items() if k != "masked_spec_embed"}
+    for new, old in (
+        ("parametrizations.weight.original0", "weight_g"),
+        ("parametrizations.weight.original1", "weight_v"),
+    ):
+        older = {k.replace(new, old): v for k, v in older.items()}
+    assert older.keys() - state.keys()
+    save_file(older, folder / "model.safetensors", {"format": "pt"})
+    found = encoders.load(folder, foreign=True).trunk.model.state_dict()  # names of older files, as published
+    assert all(torch.equal(found[k], v) for k, v in state.items() if k != "masked_spec_embed")
+    save_file({k: v for k, v in state.items() if ".layers.1." not in k}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DataError, match=r"lacks \d+ of the model's weights, encoder\.layers\.1\."):
         encoders.load(folder, foreign=True)
 
 

@@ -113,13 +113,14 @@ def test_what_cannot_be_learned_is_named(encoder, halves):
 def test_a_speech_model_is_trained_above_its_front_and_kept(table, tmp_path):
     folder = write_speech_model(tmp_path / "model")
     found = api.finetune(
-        folder, table, tmp_path / "c", recipe="speech", label="way", group="speaker", contrast="supcon",
+        folder, table, tmp_path / "c", label="way", group="speaker", contrast="supcon",
         set=["epochs=1", "batch_size=8", "seconds=0.2", "precision=32", "lr=1e-3"], workers=0,
     )  # fmt: skip
     assert found["parts"] == {"training": 36, "validation": 6, "test": 6}
     again = encoders.load(tmp_path / "c", foreign=True)
     first = encoders.load(folder, foreign=True)
     assert again.inputs.seconds == 0.2
+    assert found["settings"]["head_lr"] == RECIPES["speech"].head_lr
     changed = {k for k, v in first.state_dict().items() if not torch.equal(v, again.state_dict()[k])}
     assert changed
     assert not any(".feature_extractor." in name for name in changed)
