@@ -547,8 +547,19 @@ def exams(
 
 @app.command()
 def finetune(
-    what: Annotated[str, typer.Argument(metavar="RUN|ENCODER", help="A run folder, an encoder folder or a timm name.")],
-    data: Annotated[str, typer.Option(help="Labelled data, as for evaluate; test/ inside is for scoring alone.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|ENCODER",
+            help="A run folder, an encoder folder or a timm name; for sounds also a speech model of transformers.",
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Labelled data, as for evaluate; test/ inside is for scoring alone. Of sounds without it, a part is."
+        ),
+    ],
     out: Annotated[str, typer.Option(help="A new folder for the classifier.")],
     recipe: Annotated[
         str | None,

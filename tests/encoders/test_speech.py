@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tacit import api, encoders
 from tacit.errors import DataError, MissingExtra, UsageError
+from tacit.evaluation import tables
 from tacit.views import WaveInputs, field_of, sound_lengths
 from tests.conftest import write_speech_model
 
@@ -148,8 +149,10 @@ def test_code_beside_the_weights_is_not_run(tmp_path):
 
 def test_a_speech_model_can_be_scored_and_used_as_it_is(tmp_path, tones):
     folder = write_speech_model(tmp_path / "model")
-    found = api.evaluate(folder, tones, protocol="knn", workers=0, cache=False)
+    found = api.evaluate(folder, tones, protocol="knn,label_free", workers=0, cache=False)
     assert {r["of"] for r in found["results"]} == {"run", "random-init", "raw-input"}
+    assert "waveforms of up to 10 s at 8,000 Hz, each of mean 0" in tables.caption_of_one(found)
+    assert "mean and deviation of bands" in {cell for row in tables.table(found) for cell in row}
     assert api.embed(folder, tones, tmp_path / "x.npy", workers=0)["width"] == 16
     assert np.isfinite(np.load(tmp_path / "x.npy")).all()
     with pytest.raises(UsageError, match="tacit finetune ENCODER"):
