@@ -564,16 +564,28 @@ def exams(
 
 @app.command()
 def finetune(
-    what: Annotated[str, typer.Argument(metavar="RUN|ENCODER", help="A run folder, an encoder folder or a timm name.")],
-    data: Annotated[str, typer.Option(help="Labelled data, as for evaluate; test/ inside is for scoring alone.")],
-    out: Annotated[str, typer.Option(help="A new folder for the classifier.")],
-    recipe: Annotated[
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|ENCODER",
+            help="A run folder, an encoder folder or a timm name; for sounds also a speech model of transformers.",
+        ),
+    ],
+    data: Annotated[
         str,
         typer.Option(
-            help="one_percent, ten_percent (each with _large for wide ResNets): as published. small: for a few "
-            "thousand labels or fewer."
+            help="Labelled data, as for evaluate; test/ inside is for scoring alone. Of sounds without it, a part is."
         ),
-    ] = "small",
+    ],
+    out: Annotated[str, typer.Option(help="A new folder for the classifier.")],
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="one_percent, ten_percent (each with _large for wide ResNets): as published. small: for a few "
+            "thousand labels or fewer. Of sounds: small, or speech for models of transformers. [default: small or "
+            "speech]"
+        ),
+    ] = None,
     neck: Annotated[
         int, typer.Option(help="Layers of the run's projection head to keep; the paper keeps 1.", min=0)
     ] = 0,
@@ -581,6 +593,18 @@ def finetune(
     percent: Annotated[float | None, typer.Option(help="Learn from this per cent of each class's labels.")] = None,
     names: Annotated[str | None, typer.Option(help="Learn from the records this file names, one a line.")] = None,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Of a table. [default: label]")] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Of a table of sounds: the speaker or town, never split.")
+    ] = None,
+    contrast: Annotated[
+        str | None, typer.Option(help="Of sounds, under their labels: supcon, nt_xent, triplet or multi_similarity.")
+    ] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Contrast before cross-entropy, or auxiliary to it. [default: auxiliary]")
+    ] = None,
+    set: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD=VALUE", help="Of sounds: epochs, lr, …; see docs/audio.md.")
+    ] = None,
     seed: Seed = 0,
     workers: Workers = None,
     json: Json = False,
@@ -588,19 +612,23 @@ def finetune(
     """A classifier from an encoder and few labels, kept to be used (predict) or to teach (simclr_v2_distil).
 
     Example: tacit finetune runs/simclr --data labelled/ --percent 1 --neck 1 --out classifier/
+
+    Example: tacit finetune wavlm/ --data table.csv --label region --group town --contrast supcon --out classifier/
     """
     from tacit import api
 
     with _bar() as progress:
         result = api.finetune(
             what, data, out, recipe=recipe, neck=neck, shots=shots, percent=percent, names=names, label=label,
-            seed=seed, workers=workers, progress=progress,
+            group=group, contrast=contrast, stage=stage, set=set or [], seed=seed, workers=workers, progress=progress,
         )  # fmt: skip
     if json:
         print(api.to_json(result))
         return
     print(f"{len(result['classes'])} classes learned from {result['labels']:,} records; the classifier is in {out}")
     _say_accuracy(result)
+    if "results" in result:
+        _show_sounds(result)
 
 
 @app.command()
@@ -810,6 +838,21 @@ def _show_exams(result: dict) -> None:
         if found := result[name]:
             more = ", …" if len(found) > 5 else ""
             print(f"left out: {len(found):,} exams {what}: {', '.join(found[:5])}{more}", file=sys.stderr)
+
+
+def _show_sounds(result: dict) -> None:
+    _show_table(
+        ["metric", "score", "95 % interval", "over", "n"],
+        [[r["metric"], f"{r['value']:.3f}", f"{r['low']:.3f} to {r['high']:.3f}", r["interval_over"], r["n"]]
+         for r in result["results"]],
+    )  # fmt: skip
+    wrong = [(share, of, to) for of, row in enumerate(result["confusion"]) for to, share in enumerate(row) if of != to]
+    said = [f"{result['classes'][of]} for {result['classes'][to]} {share:.0%}"
+            for share, of, to in sorted(wrong, reverse=True)[:3] if share]  # fmt: skip
+    if said:
+        print(f"Taken most often: {', '.join(said)}")
+    _say_notes(result)
+    _say_bad(result["bad_files"])
 
 
 def _say_accuracy(result: dict) -> None:

@@ -55,3 +55,20 @@ def write_tones(folder: Path, count: int, rate: int = 8000, seconds: float = 0.5
 def tones(tmp_path_factory) -> Path:
     """40 sweeps of half a second at 8,000 Hz in two class folders."""
     return write_tones(tmp_path_factory.mktemp("tones") / "train", 40)
+
+
+def write_speech_model(folder: Path, norm: str = "layer", rate: int = 8000, kind: str = "Wav2Vec2") -> Path:
+    """Two narrow layers with random weights, and their feature extractor, as transformers saves them."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, conv_dim=(8, 8, 8),
+        conv_kernel=(10, 4, 4), conv_stride=(5, 4, 4), num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
+        feat_extract_norm=norm, do_stable_layer_norm=norm == "layer", layerdrop=0.0,
+    )  # fmt: skip
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
+    mask = norm == "layer"
+    transformers.Wav2Vec2FeatureExtractor(sampling_rate=rate, return_attention_mask=mask).save_pretrained(folder)
+    return folder

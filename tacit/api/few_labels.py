@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tacit.api.shared import check_images, encoder_of, projector_of, workers_of
+from tacit.api.shared import projector_of, workers_of
+from tacit.api.sound_labels import finetune_sounds, trainable
 from tacit.errors import BadSettings, DataError, Unknown, UsageError
 from tacit.run import atomic
 
@@ -17,12 +18,16 @@ def finetune(
     data: Any,
     out: str | os.PathLike,
     *,
-    recipe: str = "small",
+    recipe: str | None = None,
     neck: int = 0,
     shots: int | None = None,
     percent: float | None = None,
     names: str | os.PathLike | None = None,
     label: str | None = None,
+    group: str | None = None,
+    contrast: str | None = None,
+    stage: str | None = None,
+    set: Sequence[str] = (),
     seed: int = 0,
     workers: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -30,12 +35,15 @@ def finetune(
     """A classifier, encoder and all, trained on few labels by SimCLR v2's recipe and kept in the new folder `out`.
 
     Args:
-        what: a run folder, an encoder folder, a timm name, a `Run` or an `Encoder`.
+        what: a run folder, an encoder folder, a timm name, a `Run` or an `Encoder`; for sounds also the folder of a
+            speech model that transformers saved.
         data: labelled data; of a folder with train/ and test/ inside the training part is learned from.
-        recipe: one of `tacit.evaluation.classifier.RECIPES`.
+        recipe: one of `tacit.evaluation.classifier.RECIPES`, "small" if not given.
         neck: layers of the run's projection head that are kept below the classifier; 1 is the paper's choice.
         shots, percent, names: learn from so many records a class, from this per cent of each class, drawn by `seed`,
             or from those that a text file names, one a line; without any, from all.
+        group, contrast, stage, set: of sounds alone, which are learned in another way and scored at once; see
+            `tacit.api.sound_labels.finetune_sounds`, also for `recipe` and what is returned.
 
     Returns:
         `{"out", "classes", "labels"}` and, where there is a test part, "accuracy" on it, as of `predict`.
@@ -50,7 +58,21 @@ def finetune(
     from tacit.evaluation import classifier, low_shot
     from tacit.evaluation.features import all_devices
     from tacit.evaluation.neck import first_blocks
+    from tacit.views import field_of
 
+    encoder = trainable(what)
+    if field_of(encoder.inputs) == "audio":
+        images = {"--neck": neck or None, "--shots": shots, "--percent": percent, "--names": names}
+        if given := [name for name, value in images.items() if value is not None]:
+            raise UsageError(f"{' and '.join(given)}: for images; of sounds all labels are learned. Leave it out.")
+        return finetune_sounds(
+            what, encoder, data, out, recipe=recipe, label=label, group=group, contrast=contrast, stage=stage, set=set,
+            seed=seed, workers=workers, progress=progress,
+        )  # fmt: skip
+    sounds = {"--group": group, "--contrast": contrast, "--stage": stage, "--set": set or None}
+    if given := [name for name, value in sounds.items() if value is not None]:
+        raise UsageError(f"{' and '.join(given)}: for encoders of sounds, and {what} looks at images. Leave it out.")
+    recipe = recipe or "small"
     if recipe not in classifier.RECIPES:
         raise Unknown("recipe", recipe, classifier.RECIPES)
     if classifier.is_classifier(out):
@@ -61,8 +83,6 @@ def finetune(
         raise BadSettings([f"shots = {shots}: must be at least 1."])
     if percent is not None and not 0 < percent <= 100:
         raise BadSettings([f"percent = {percent:g}: must be over 0 and at most 100."])
-    encoder = encoder_of(what)
-    check_images(encoder, "finetune")
     layers, width = first_blocks(projector_of(what), neck) if neck else (None, None)
     train, test = open_splits(data, channels=encoder.inputs.channels, labels=[label] if label else "auto")
     if train.labels is None or len(train.classes) < 2:
@@ -112,12 +132,14 @@ def predict(
     from tacit.data import match_classes, open_source
     from tacit.evaluation import classifier
     from tacit.evaluation.features import all_devices
+    from tacit.views import field_of
 
     out = Path(out)
     if out.suffix not in (".csv", ".parquet"):
         raise UsageError(f"--out {out}: must end in .csv or .parquet.")
     model, classes = classifier.load(what)
-    source = open_source(data, channels=model.encoder.inputs.channels, labels=[label] if label else "auto")
+    inputs = model.encoder.inputs
+    source = open_source(data, channels=inputs.channels, kind=field_of(inputs), labels=[label] if label else "auto")
     if not len(source):
         raise DataError(f"{data} holds no records.")
     logits, index, bad = classifier.logits_of(model, source, workers=workers_of(workers), device=all_devices()[0])

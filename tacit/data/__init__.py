@@ -1,3 +1,4 @@
+from tacit.data.balanced import Balanced
 from tacit.data.batches import Batches, epoch_order, unvisited
 from tacit.data.open import match_classes, open_source, open_splits, parts_of
 from tacit.data.picture import Cut, Picture
@@ -6,6 +7,7 @@ from tacit.data.recording import Recording, Segment
 from tacit.data.source import Source, mix
 
 __all__ = [
+    "Balanced",
     "Batches",
     "Cut",
     "Picture",

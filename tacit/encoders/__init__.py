@@ -13,7 +13,8 @@ from tacit.encoders.names import to_transformers
 from tacit.encoders.positions import sincos_2d, sincos_positions_
 from tacit.encoders.resolution import at_size, trained_windows
 from tacit.encoders.sizes import any_size, pad, refused, step, token_grid
-from tacit.encoders.storage import describe, like, load, read_description, save, write_tensors
+from tacit.encoders.speech import Speech
+from tacit.encoders.storage import describe, holds_speech, like, load, read_description, save, write_tensors
 from tacit.encoders.targets import TARGETS, build_targets, target_problems
 from tacit.encoders.token_features import TokenFeatures
 from tacit.encoders.tokenizers import (
@@ -39,6 +40,7 @@ __all__ = [
     "Initialised",
     "MaskTokens",
     "PatchCodes",
+    "Speech",
     "TokenFeatures",
     "Tokenizer",
     "any_size",
@@ -57,6 +59,7 @@ __all__ = [
     "encode_tokens",
     "encode_valid",
     "encode_visible",
+    "holds_speech",
     "initialise",
     "lacking",
     "like",

@@ -22,6 +22,7 @@ from tacit.encoders.names import from_transformers
 from tacit.encoders.positions import sincos_positions_
 from tacit.encoders.programs import FILES, SUFFIXES, read_program
 from tacit.encoders.resolution import at_size
+from tacit.encoders.speech import Speech, is_speech, read_speech
 from tacit.encoders.xavier import truncated_patches_, xavier_
 from tacit.errors import DataError, Unknown, UsageError
 from tacit.run import atomic, read_json, write_json
@@ -38,7 +39,17 @@ STARTS = {
 
 
 def save(encoder: Encoder, folder: str | os.PathLike) -> None:
-    """Write model.safetensors and encoder.json, each whole or not at all."""
+    """Write model.safetensors and encoder.json, each whole or not at all; of a speech model of transformers the files
+    that transformers reads, too.
+
+    Raises:
+        UsageError: any other encoder that timm did not build.
+    """
+    if isinstance(encoder, Speech):
+        write_tensors(Path(folder) / "model.safetensors", encoder.trunk.model.state_dict())
+        for name, about in encoder.cards().items():
+            write_json(Path(folder) / name, about)
+        return
     if isinstance(encoder, Foreign):
         raise UsageError(f"{encoder.name} was not built by timm, and an encoder folder cannot describe it.")
     folder = Path(folder)
@@ -77,7 +88,8 @@ def load(
         what: a run folder, an encoder folder, a folder exported to timm or transformers, one that timm saved, a timm
             name (with its published weights), or any encoder's name and `:random` (with fresh ones).
         foreign: take what can only be looked at, too: a vision model that transformers saved, with its image
-            processor; an export to torch or onnx; any .pt2 or .onnx file with a note on its inputs.
+            processor, or a speech model (which can be trained on labels as well); an export to torch or onnx; any
+            .pt2 or .onnx file with a note on its inputs.
         size, window: made anew for inputs of that side, and a Swin's windows of that many patches; see `at_size`.
 
     Raises:
@@ -97,6 +109,13 @@ def load(
     if "architecture" in kind:
         return read_timm(path)
     if "model_type" in kind:
+        if is_speech(kind):
+            if not foreign:
+                raise UsageError(
+                    f"{path} holds a speech model of transformers. It can be scored (tacit evaluate), used (tacit "
+                    "embed) and trained on labels (tacit finetune)."
+                )
+            return read_speech(path)
         if not foreign:
             raise UsageError(
                 f"{path} holds a model of transformers. It can be evaluated on whole pictures; for all else "
@@ -112,6 +131,11 @@ def load(
     if how not in ("", "random") or (name not in SMALL and not timm.is_model(name)):
         raise Unknown("run folder or encoder", str(what), [*SMALL, *timm.list_models()], "A path must exist.")
     return _named(name, pretrained=not how).eval()
+
+
+def holds_speech(what: str | os.PathLike) -> bool:
+    """Whether it is a folder of a speech model that transformers saved; `load` takes it as foreign."""
+    return is_speech(_config(Path(what)))
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def load(folder: str | os.PathLike) -> tuple[Classifier, tuple[str, ...]]:
             f"{folder} holds no classifier (no classifier.json). Train one on labels with: "
             f"tacit finetune RUN --data labelled/ --out {folder}"
         )
-    encoder = encoders.load(path)
+    encoder = encoders.load(path, foreign=True)
     try:
         about = read_json(path / "classifier.json")
         neck = nn.Sequential(*(KINDS[kind](**how) for kind, how in about["neck"]))

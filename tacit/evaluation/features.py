@@ -17,7 +17,7 @@ from tacit.encoders import Encoder
 from tacit.errors import DataError
 from tacit.evaluation import cache as kept
 from tacit.evaluation import choices
-from tacit.views import Inputs, Plain, SoundInputs
+from tacit.views import Inputs, Plain, SoundInputs, WaveInputs
 
 RAW_SIDE = 32  # raw pixels of larger inputs are averaged down to this side
 PART = 8192  # records computed between two saves of the cache
@@ -109,7 +109,7 @@ def all_devices() -> list[torch.device]:
 
 def raw(
     source: Source,
-    inputs: Inputs | SoundInputs,
+    inputs: Inputs | SoundInputs | WaveInputs,
     *,
     batch_size: int = 256,
     workers: int = 0,
@@ -119,6 +119,8 @@ def raw(
 
     Of sounds the mean and the standard deviation over time of every log-mel band: [N, 2 mels].
     """
+    if isinstance(inputs, WaveInputs):
+        inputs = inputs.log_mel
 
     def flatten(x: Tensor) -> dict[str, Tensor]:
         x = inputs.prepare(x)

@@ -17,7 +17,7 @@ from tacit.evaluation.linear_sgd import PRESETS, usable
 from tacit.evaluation.options import Asked
 from tacit.evaluation.task import Score
 from tacit.precision import CHOICES
-from tacit.views import Inputs, SoundInputs
+from tacit.views import Inputs, SoundInputs, WaveInputs, field_of
 
 ANY = frozenset(["class", "numbers", "multi", "none"])
 CLASSES = frozenset(["class"])
@@ -108,11 +108,15 @@ def everything(kind: str, classes: int, *, sounds: bool = False) -> tuple[list[s
     return chosen, skipped
 
 
-def check_pictures(name: str, inputs: Inputs | SoundInputs) -> None:
+def check_pictures(name: str, inputs: Inputs | SoundInputs | WaveInputs) -> None:
     """Raises `UsageError` when a protocol of images alone is asked for with an encoder of sounds."""
-    if isinstance(inputs, SoundInputs) and (name in SCENES or PROTOCOLS[name].pictures):
+    if field_of(inputs) == "audio" and (name in SCENES or PROTOCOLS[name].pictures):
         others = [other for other, p in PROTOCOLS.items() if not p.pictures]
-        raise UsageError(f"{name} is for images, and the encoder looks at sounds. There is: {', '.join(others)}.")
+        trained = " To train it on labels: tacit finetune ENCODER --data table.csv --group speaker --out classifier/"
+        raise UsageError(
+            f"{name} is for images, and the encoder looks at sounds. There is: {', '.join(others)}."
+            + (trained if name == "fine_tune" else "")
+        )
 
 
 def check_kind(name: str, kind: str, notes: Sequence[str] = ()) -> None:

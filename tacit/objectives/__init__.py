@@ -27,14 +27,24 @@ from tacit.objectives.reconstruction import (
 from tacit.objectives.regions import across_regions, best_match, region_cross_entropy
 from tacit.objectives.regression import cosine_distance, normalised_mse
 from tacit.objectives.spreading import koleo
+from tacit.objectives.supervised_contrastive import (
+    MINING,
+    anchors,
+    labelled_nt_xent,
+    multi_similarity,
+    supcon,
+    triplet_margin,
+)
 from tacit.objectives.uncertainty import FORMS, uncertain
 
 __all__ = [
     "FORMS",
+    "MINING",
     "ORDERS",
     "SINKHORN_OF",
     "across_regions",
     "across_views",
+    "anchors",
     "arranged",
     "assigned",
     "assignment_entropy",
@@ -51,12 +61,14 @@ __all__ = [
     "info_nce_across_views",
     "invariance",
     "koleo",
+    "labelled_nt_xent",
     "logit_laplace",
     "masked_cross_entropy",
     "masked_l1",
     "masked_mean",
     "me_max",
     "mean_in_parts",
+    "multi_similarity",
     "normalise_patches",
     "normalise_windows",
     "normalised_mse",
@@ -71,7 +83,9 @@ __all__ = [
     "sharpen",
     "sinkhorn",
     "soft_cross_entropy",
+    "supcon",
     "to_pixels",
+    "triplet_margin",
     "uncertain",
     "unpatchify",
     "variance",

@@ -32,6 +32,7 @@ from tacit.views.rendering import Rendering, rendered_twice
 from tacit.views.showing import shown
 from tacit.views.sound import SoundInputs, inputs_from_dict, kaldi_inputs, mel_db_inputs
 from tacit.views.turns import Tilted, Turned
+from tacit.views.wave import WaveInputs, sound_lengths
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -61,6 +62,7 @@ __all__ = [
     "Turned",
     "View",
     "Views",
+    "WaveInputs",
     "augmented_multi_crop",
     "block_mask",
     "block_problems",
@@ -97,6 +99,7 @@ __all__ = [
     "shown",
     "sit_pair",
     "sometimes_blocks",
+    "sound_lengths",
     "span_mask",
     "span_problems",
     "tube_mask",

@@ -17,6 +17,7 @@ from tacit.views.crop import View
 from tacit.views.inputs import Inputs
 from tacit.views.random import rng
 from tacit.views.sound import SoundInputs
+from tacit.views.wave import WaveInputs
 
 TRIES = 20
 REPLACEMENT = 1 << 40  # a view number no method has, for draws of a replacement record
@@ -111,12 +112,12 @@ def _check_fields(source: Source, wanted: set[str]) -> None:
         )
 
 
-def field_of(inputs: Inputs | SoundInputs) -> str:
+def field_of(inputs: Inputs | SoundInputs | WaveInputs) -> str:
     """What of a record these inputs are made of: "image" or "audio"."""
-    return "audio" if isinstance(inputs, SoundInputs) else "image"
+    return "audio" if isinstance(inputs, SoundInputs | WaveInputs) else "image"
 
 
-def check_field(source: Source, inputs: Inputs | SoundInputs) -> None:
+def check_field(source: Source, inputs: Inputs | SoundInputs | WaveInputs) -> None:
     """Raises `DataError` for images where an encoder listens, or the reverse."""
     field = field_of(inputs)
     if field not in source.fields:
@@ -177,7 +178,7 @@ class Plain(Dataset):
         DataError: images for an encoder of sounds, or the reverse.
     """
 
-    def __init__(self, source: Source, inputs: Inputs | SoundInputs):
+    def __init__(self, source: Source, inputs: Inputs | SoundInputs | WaveInputs):
         check_field(source, inputs)
         self.source, self.inputs, self.field = source, inputs, field_of(inputs)
 

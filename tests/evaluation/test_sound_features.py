@@ -76,9 +76,7 @@ def test_protocols_of_images_are_refused_by_name(folder, tones, protocol):
         api.evaluate(folder, tones, protocol=protocol, workers=0)
 
 
-def test_verbs_of_images_are_refused(folder, tones, tmp_path):
-    with pytest.raises(UsageError, match="finetune is for images"):
-        api.finetune(folder, tones, tmp_path / "out")
+def test_verbs_of_images_are_refused(folder, tones):
     with pytest.raises(UsageError, match="exams is for images"):
         api.exams(folder, tones, "label")
     with pytest.raises(UsageError, match="not made anew for another size"):

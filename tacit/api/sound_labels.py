@@ -1,0 +1,148 @@
+"""`finetune` of sounds: split by speaker or town, contrast under labels, scores with intervals."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tacit.api.shared import encoder_of, name_of, workers_of
+from tacit.errors import BadSettings, DataError, Unknown, UsageError
+from tacit.run import atomic, write_json
+
+SHARES = (0.15, 0.15)  # of the groups, for validation and test
+
+
+def trainable(what: Any) -> Any:
+    """An encoder that can be trained on labels: one of our own, or a speech model of transformers."""
+    from tacit import encoders
+
+    named = isinstance(what, str | os.PathLike)
+    return encoder_of(what, foreign=named and encoders.holds_speech(what))
+
+
+def finetune_sounds(
+    what: Any,
+    encoder: Any,
+    data: Any,
+    out: str | os.PathLike,
+    *,
+    recipe: str | None = None,
+    label: str | None = None,
+    group: str | None = None,
+    contrast: str | None = None,
+    stage: str | None = None,
+    set: Sequence[str] = (),
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """A classifier of sounds, kept in the new folder `out`, and how well it does on speakers it never heard.
+
+    Args:
+        what, encoder: how the encoder was called, and the encoder itself.
+        data: labelled sounds. With train/ and test/ inside these are used, and a part of the first chooses the epoch;
+            else about 70, 15 and 15 per cent of the groups learn, choose and test, at least one of each class.
+        recipe: one of `tacit.evaluation.contrast.RECIPES`: "small" for our own encoders, "speech" for
+            models of transformers; by default what the encoder is.
+        group: a column that says which recordings are of one speaker, or of one town: never split, drawn together.
+        contrast, stage: a loss under labels (supcon, nt_xent, triplet, multi_similarity), "before" cross-entropy or
+            "auxiliary" to it. set: "field=value" of any other setting, see `tacit.evaluation.contrast.Settings`.
+
+    Returns:
+        `{"out", "classes", "labels", "parts": {part: records}, "results": [score, …], "confusion", "tree", "history",
+        "anchors", "settings", "notes", "bad_files"}`, as in `tacit.evaluation.separation`; also in scores.json there,
+        beside split.csv (path, label, group, part).
+
+    Raises:
+        UsageError: a folder that holds a classifier already, settings that cannot work. DataError: no labels, groups
+            in both train/ and test/, or a class that is missing from a part.
+    """
+    from tacit.data import note_rates, open_splits
+    from tacit.encoders import Speech
+    from tacit.evaluation import classifier, separation, sound_training
+    from tacit.evaluation.contrast import RECIPES
+    from tacit.evaluation.features import all_devices, features
+    from tacit.evaluation.groups import check_groups
+    from tacit.settings import to_dict, with_assignments
+
+    recipe = recipe or ("speech" if isinstance(encoder, Speech) else "small")
+    if recipe not in RECIPES:
+        raise Unknown("recipe for sounds", recipe, RECIPES)
+    if classifier.is_classifier(out):
+        raise UsageError(f"{out} holds a classifier. Choose another --out, or remove it.")
+    given = {"contrast": contrast, "stage": stage}
+    settings = with_assignments(RECIPES[recipe], [*(f"{k}={v}" for k, v in given.items() if v is not None), *set])
+    if stage is not None and settings.contrast == "none":
+        raise BadSettings([f"stage = {stage}: says when there is contrast, and none is asked for. Add --contrast."])
+    train, test = open_splits(data, kind="audio", labels=[label] if label else "auto", group=group)
+    if train.labels is None or len(train.classes) < 2:
+        raise DataError(f"{data}: a classifier needs labels of two classes or more to learn from.")
+    if test is not None and test.labels is None:
+        raise DataError(f"{data}: the test part has no labels to score by.")
+    if test is not None and group:
+        check_groups(train.groups, test.groups)
+    parts = _parts(train, test, seed)
+    notes = [*train.notes, *note_rates(train, encoder.inputs.rate), *_notes(parts["training"], group)]
+    device, workers = all_devices()[0], workers_of(workers)
+    trained = sound_training.train(
+        encoder, parts["training"], parts["validation"], settings=settings, seed=seed, workers=workers, device=device,
+        progress=progress,
+    )  # fmt: skip
+    model, tested = trained.model, parts["test"]
+    found = features(model.encoder, tested, workers=workers, devices=[device])
+    model.cpu()
+    predicted = sound_training.logits(model, found).argmax(1)
+    groups = None if tested.groups is None else tested.groups[found.index.numpy()]
+    classes = list(train.classes)
+    result = {
+        "encoder": name_of(what), "data": str(data), "out": str(out), "classes": classes, "seed": seed,
+        "labels": len(parts["training"]), "parts": {name: len(part) for name, part in parts.items()},
+        "settings": to_dict(settings), "results": separation.scores(found.x, found.y, predicted, groups, seed=seed),
+        "confusion": separation.confusion(found.y.numpy(), predicted.numpy(), len(classes)).round(4).tolist(),
+        "tree": separation.tree(found.x, found.y, classes), "history": trained.history, "anchors": trained.anchors,
+        "notes": notes, "bad_files": [*train.skipped, *trained.bad.items(), *found.bad],
+    }  # fmt: skip
+    classifier.save(model, classes, out)
+    _write_split(Path(out) / "split.csv", parts)
+    write_json(Path(out) / "scores.json", result)
+    return result
+
+
+def _parts(train: Any, test: Any, seed: int) -> dict[str, Any]:
+    from tacit.evaluation.parts import PARTS, parted
+
+    rows = parted(train.groups, train.labels, train.classes, SHARES if test is None else SHARES[:1], seed)
+    found = dict(zip(PARTS, map(train.select, rows), strict=False))
+    return found if test is None else found | {"test": test}
+
+
+def _notes(train: Any, group: str | None) -> list[str]:
+    """What of the split makes scores too high, or contrast teach something else."""
+    import numpy as np
+
+    if group is None:
+        return [
+            "Parts are drawn by recording: whose voice, room and microphone was learned may be tested, and scores are "
+            "too high for strangers. Name the column of speakers or towns by --group."
+        ]
+    pairs = np.unique(np.stack([train.labels, np.unique(train.groups, return_inverse=True)[1]], 1), axis=0)
+    alone = np.flatnonzero(np.bincount(pairs[:, 0]) == 1)
+    if not len(alone):
+        return []
+    return [
+        f"Of {len(alone)} classes all recordings to learn from are of one group ({group}): "
+        f"{', '.join(train.classes[i] for i in alone[:5])}. There a class cannot be told from a voice."
+    ]
+
+
+def _write_split(path: Path, parts: dict[str, Any]) -> None:
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as f:
+        writer = csv.writer(f)
+        writer.writerow(["path", "label", "group", "part"])
+        for name, part in parts.items():
+            for i in range(len(part)):
+                of = "" if part.groups is None else part.groups[i]
+                writer.writerow([part.name(i), part.classes[part.labels[i]], of, name])

@@ -1,0 +1,182 @@
+"""Sounds told apart by labels: an encoder fine-tuned with cross-entropy, and contrast under labels before or beside it
+(La Quatra et al. 2024, arXiv 2406.15862; see `tacit.evaluation.contrast`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from tacit import objectives
+from tacit.data import Balanced, Source
+from tacit.encoders import Encoder, Speech
+from tacit.errors import DataError, RunFailed
+from tacit.evaluation.contrast import Settings, contrast, projector
+from tacit.evaluation.features import Features, features
+from tacit.evaluation.fine_tune import Classifier
+from tacit.evaluation.knn import knn_predict
+from tacit.evaluation.resume import seed_step
+from tacit.evaluation.separation import NEIGHBOURS, macro_f1
+from tacit.precision import autocast, resolved, unfuse_attention
+from tacit.views import Excerpt, Views, collate, finish
+
+
+@dataclass
+class Trained:
+    """The classifier, on the CPU in evaluation mode; what was seen on the way.
+
+    history: a row an epoch, `{"stage", "epoch", "score"}`, the score being macro F1 on the validation part, or of the
+        stage before the accuracy of its neighbours in the training part. The best epoch's weights were kept.
+    anchors: share of the recordings in contrasted batches that had another of their class.
+    bad: (name, reason) of training records that could not be read.
+    """
+
+    model: Classifier
+    history: list[dict[str, Any]] = field(default_factory=list)
+    anchors: float | None = None
+    bad: dict[str, str] = field(default_factory=dict)
+
+
+def train(
+    encoder: Encoder,
+    source: Source,
+    held: Source,
+    *,
+    settings: Settings,
+    seed: int = 0,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Trained:
+    """A copy of `encoder` with a linear layer, trained on the labels of `source`; the epoch is chosen on `held`.
+
+    Batches are the same whatever the loss: P classes with K recordings each, of different groups where possible. With
+    a `contrast_weight` of 0 what is trained is, bit for bit, what cross-entropy alone trains.
+
+    Raises:
+        DataError: a class of which contrast has no pair. RunFailed: a loss that is no number.
+    """
+    s, device = settings, torch.device(device)
+    if s.contrast != "none":
+        counts = torch.bincount(torch.from_numpy(source.labels), minlength=len(source.classes))
+        if lone := [source.classes[i] for i in (counts < 2).nonzero()[:, 0].tolist()]:
+            raise DataError(
+                f"{', '.join(lone[:5])}: fewer than two recordings to learn from, and contrast needs pairs of a class. "
+                "Leave the class out, or contrast."
+            )
+    precision = resolved(s.precision, device)
+    encoder = deepcopy(encoder)
+    if isinstance(encoder, Speech):
+        encoder.inputs = replace(encoder.inputs, seconds=s.seconds)
+        encoder.freeze_front()
+    torch.manual_seed(seed)
+    model = Classifier(encoder, len(source.classes)).to(device)
+    projection = projector(encoder.width, s.projection).to(device) if s.contrast != "none" else nn.Identity()
+    unfuse_attention(model, device, precision)
+    out, anchors = Trained(model), []
+
+    def contrasted(f: Tensor, y: Tensor) -> Tensor:
+        anchors.append(float(objectives.anchors(y).float().mean()))
+        return contrast(s, projection(f), y)
+
+    def named(f: Tensor, y: Tensor) -> Tensor:
+        loss = F.cross_entropy(model.head(f).float(), y)
+        return loss + s.contrast_weight * contrasted(f, y) if s.beside else loss
+
+    how = {"s": s, "workers": workers, "device": device, "precision": precision}
+    fit = partial(_fit, model, projection, source, out, progress=progress, **how)
+    look = partial(features, model.encoder, workers=workers, devices=[device])
+    if s.before:
+        fit("contrast", contrasted, lambda: _neighbours(look(source), look(held)), s.contrast_epochs, seed + 1)
+    fit("cross-entropy", named, lambda: _f1(model, look(held)), s.epochs, seed)
+    model.requires_grad_(True).cpu().eval()
+    out.anchors = sum(anchors) / len(anchors) if anchors else None
+    return out
+
+
+def pace(step: int, steps: int, warmup: float) -> float:
+    """Of a rate: rising to 1 over this share of the steps, then falling to 0 in a line."""
+    rising = max(round(warmup * steps), 1)
+    return (step + 1) / rising if step < rising else (steps - step) / max(steps - rising, 1)
+
+
+def logits(model: Classifier, found: Features) -> Tensor:
+    """[N, classes] in float32 of features that were looked at already."""
+    with torch.no_grad():
+        return model.head(model.neck(found.x.to(model.head.weight.device))).float().cpu()
+
+
+def _fit(
+    model: Classifier, projection: nn.Module, source: Source, out: Trained, name: str,
+    loss_of: Callable[[Tensor, Tensor], Tensor], check: Callable[[], float], epochs: int, seed: int, *, s: Settings,
+    workers: int, device: torch.device, precision: str, progress: Callable[[str, int, int], None] | None,
+) -> None:  # fmt: skip
+    """Epochs of one loss of features and labels, and the weights of the epoch that `check` finds best."""
+    classes = min(s.batch_classes, len(source.classes))
+    per_epoch = max(len(source) // s.batch_size, 1)
+    steps, each = epochs * per_epoch, max(s.batch_size // classes, 2)
+    solver, view = _solver(model, projection, s), Excerpt(model.encoder.inputs)
+    loader = DataLoader(
+        Views(source, [view], seed), collate_fn=collate, num_workers=workers,
+        batch_sampler=Balanced(source.labels, source.groups, classes=classes, each=each, seed=seed, steps=steps),
+    )  # fmt: skip
+    best, kept = -1.0, {}
+    model.train()
+    for step, found in enumerate(loader):
+        for group in solver.param_groups:
+            group["lr"] = group["peak"] * pace(step, steps, s.warmup)
+        seed_step(seed, step)
+        out.bad |= {where: why for _, where, why in found["bad"]}
+        x, y = finish(found, [view])[0]["image"].to(device), found["label"].to(device)
+        with autocast(device, precision):
+            loss = loss_of(model.encoder(x), y)
+        if not torch.isfinite(loss):
+            raise RunFailed(
+                f"The loss is {float(loss.detach())} at step {step} of {steps} of {name}. Lower lr ({s.lr:g}) or "
+                f"head_lr ({s.head_lr:g})."
+            )
+        solver.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), s.clip)
+        if own := list(projection.parameters()):  # clipped apart, so that they do not shorten the others'
+            nn.utils.clip_grad_norm_(own, s.clip)
+        solver.step()
+        if progress is not None:
+            progress(name, step + 1, steps)
+        if (step + 1) % per_epoch == 0:
+            score = check()
+            out.history.append({"stage": name, "epoch": (step + 1) // per_epoch, "score": score})
+            if score > best:
+                best, kept = score, {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+            model.train()
+    model.load_state_dict(kept)
+
+
+def _solver(model: Classifier, projection: nn.Module, s: Settings) -> torch.optim.Optimizer:
+    """AdamW at two rates; vectors do not decay."""
+    groups = []
+    for parts, peak in (([model.encoder], s.lr), ([model.neck, model.head, projection], s.head_lr)):
+        weights = [p for part in parts for p in part.parameters() if p.requires_grad]
+        for plain in (False, True):
+            if chosen := [p for p in weights if (p.ndim < 2) == plain]:
+                decay = 0.0 if plain else s.weight_decay
+                groups.append({"params": chosen, "peak": peak, "weight_decay": decay})
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
+
+
+def _f1(model: Classifier, found: Features) -> float:
+    return macro_f1(found.y.numpy(), logits(model, found).argmax(1).numpy())
+
+
+def _neighbours(bank: Features, query: Features) -> float:
+    """Accuracy by the nearest training records, of other groups since the parts share none."""
+    classes = int(max(bank.y.max(), query.y.max())) + 1
+    predicted = knn_predict(bank.x, bank.y, query.x, k=NEIGHBOURS, classes=classes, temperature=None)
+    return float((predicted == query.y).float().mean())
