@@ -39,7 +39,7 @@ def embed(
     "bad_files": [(name, reason)], "notes": [what was done with the data]}`; with `frames` also "frame", its seconds.
     """
     from tacit.data import note_rates, open_source
-    from tacit.evaluation.frames import check_frames, grid_of
+    from tacit.evaluation.frames import check_frames, check_pieces, grid_of
     from tacit.views import field_of
 
     out = Path(out)
@@ -55,8 +55,8 @@ def embed(
     if frames:
         check_frames(encoder)
     kind = field_of(encoder.inputs)
-    if whole and kind != "audio":
-        raise UsageError(f"--whole is for sounds, and {encoder.name} looks at images.")
+    if whole:
+        check_pieces(encoder)
     grid = grid_of(encoder, overlap) if frames or whole else None
     source = open_source(data, channels=encoder.inputs.channels, kind=kind, labels=None)
     if kind == "audio" and kind in source.fields:

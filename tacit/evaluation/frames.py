@@ -12,16 +12,26 @@ from tacit.data import Source
 from tacit.encoders import Encoder, step, token_grid
 from tacit.errors import DataError, UsageError
 from tacit.evaluation.features import all_devices
-from tacit.views import Grid, Lengths, Piece, Pieces, SoundInputs
+from tacit.views import Grid, Lengths, Piece, Pieces, SoundInputs, field_of
 
 BLOCK = 1024  # recordings whose lengths are looked up at once
 BATCH = 32  # pieces that go through an encoder together
 
 
+def check_pieces(encoder: Encoder) -> None:
+    """Raises `UsageError` unless the encoder looks at spectrograms of one length."""
+    if field_of(encoder.inputs) != "audio":
+        raise UsageError(f"Frames and whole recordings are of sounds, and {encoder.name} looks at images.")
+    if not isinstance(encoder.inputs, SoundInputs):
+        raise UsageError(
+            f"{encoder.name} takes the waveform, and recordings are read in pieces for encoders of spectrograms alone. "
+            "Without --frames and --whole it hears the middle."
+        )
+
+
 def check_frames(encoder: Encoder) -> None:
     """Raises `UsageError` unless the encoder gives tokens of sounds."""
-    if not isinstance(encoder.inputs, SoundInputs):
-        raise UsageError(f"Frames are of sounds, and {encoder.name} looks at images.")
+    check_pieces(encoder)
     if "tokens" not in encoder.can:
         raise UsageError(
             f"{encoder.name} gives one vector a sound and no tokens. Take the run or the encoder's folder itself."

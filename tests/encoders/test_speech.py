@@ -157,3 +157,10 @@ def test_a_speech_model_can_be_scored_and_used_as_it_is(tmp_path, tones):
     assert np.isfinite(np.load(tmp_path / "x.npy")).all()
     with pytest.raises(UsageError, match="tacit finetune ENCODER"):
         api.evaluate(folder, tones, protocol="fine_tune", workers=0)
+
+
+@pytest.mark.parametrize("how", ["frames", "whole"])
+def test_pieces_of_recordings_are_not_read_for_waveforms(tmp_path, how):
+    write_speech_model(tmp_path / "speech")
+    with pytest.raises(UsageError, match=r"takes the waveform.*Without --frames and --whole"):
+        api.embed(tmp_path / "speech", tmp_path, tmp_path / "x.parquet", **{how: True})

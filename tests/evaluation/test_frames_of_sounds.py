@@ -151,9 +151,9 @@ def test_what_cannot_be_asked_for_is_said(atst, tones, tmp_path):
     with pytest.raises(UsageError, match=r"--overlap 0\.5: is for --frames or --whole"):
         api.embed(atst, tones, tmp_path / "x.parquet", overlap=0.5)
     picture = encoders.build("vit_mini", size=16)
-    with pytest.raises(UsageError, match="Frames are of sounds, and vit_mini looks at images"):
+    with pytest.raises(UsageError, match="Frames and whole recordings are of sounds, and vit_mini looks at images"):
         api.embed(picture, tones, tmp_path / "x.parquet", frames=True)
-    with pytest.raises(UsageError, match="--whole is for sounds"):
+    with pytest.raises(UsageError, match="whole recordings are of sounds"):
         api.embed(picture, tones, tmp_path / "x.parquet", whole=True)
     encoders.save(atst, tmp_path / "encoder")
     api.export(tmp_path / "encoder", "torch", tmp_path / "out")
