@@ -6,8 +6,9 @@
 DIR holds train.parquet and test.parquet (columns image, label). `run` pre-trains by preset `small`, probes, and keeps a
 file for each method and seed in OUT: several calls, one after another or at once, may share it, and what is there is
 not done again; random weights that methods share are scored once. With --fine-tune 1000 each encoder is also trained
-whole on so many labels, and so is its random twin. `table` reads them all and writes the table to benchmarks/results/
-as Markdown and JSON. Scores are those of the ordinary verbs; labels are for the probes alone.
+whole on so many labels, and so is its random twin; --fine-tune-with :epochs=100:batch_size=32 says how. `table` reads
+them all and writes the table to benchmarks/results/ as Markdown and JSON. Scores are those of the ordinary verbs;
+labels are for the probes alone.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ def _scores(subject, data: Path, asked: list[str], seed: int, options: argparse.
             continue
         few = options.out / f"{options.name}-{options.fine_tune}"
         on = on or subset(data, few, options.fine_tune, options.test)
-        told = tacit.evaluate(subject, on, protocol=protocols, seed=seed, workers=0, baselines=False)
+        how = [p + options.fine_tune_with * (p == FINE_TUNED) for p in protocols]
+        told = tacit.evaluate(subject, on, protocol=how, seed=seed, workers=0, baselines=False)
         found |= dict(zip(protocols, [r["value"] for r in told["results"]], strict=True))
     return found
 
@@ -174,6 +176,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--fine-tune", type=int, default=0, metavar="LABELS", help="also train encoders on so many")
+    parser.add_argument("--fine-tune-with", default="", metavar=":OPTION=VALUE…", help="options of that protocol")
     parser.add_argument("--precision", default="auto", help="of pre-training: auto, 32 or bf16")
     parser.add_argument("--set", action="append", default=[], metavar="METHOD:FIELD=VALUE", help="METHOD may be all")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
