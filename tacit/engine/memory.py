@@ -41,23 +41,30 @@ def bytes_a_record(method: Method, views: list[dict[str, Tensor]], dtype: torch.
     Args:
         dtype: that products are in, by autocast; as they come when left out.
     """
+    before = [buffer.clone() for buffer in method.buffers()]  # a forward pass moves the statistics of BatchNorm
+    kept, count = _kept(method, views, dtype), len(views[0]["image"])
+    if dtype is not None:  # weights are kept in that type as well, once for all records
+        kept = _kept(method, [{name: torch.cat([x, x]) for name, x in view.items()} for view in views], dtype) - kept
+    with torch.no_grad():
+        for buffer, value in zip(method.buffers(), before, strict=True):
+            buffer.copy_(value)
+    return kept / count
+
+
+def _kept(method: Method, views: list[dict[str, Tensor]], dtype: torch.dtype | None) -> int:
     kept: dict[int, int] = {}
 
     def note(x: Tensor) -> Tensor:
         kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
         return x
 
-    before = [buffer.clone() for buffer in method.buffers()]  # a forward pass moves the statistics of BatchNorm
     weights = {p.untyped_storage().data_ptr() for p in [*method.parameters(), *method.buffers()]}
     products = torch.autocast(views[0]["image"].device.type, dtype, enabled=dtype is not None)
     with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(note, lambda x: x), products:
         step = method.loss(views, Progress(0, 1, 1))
     total = sum(size for pointer, size in kept.items() if pointer not in weights)
     del step  # until here it holds what was kept, so that no address is counted for two
-    with torch.no_grad():
-        for buffer, value in zip(method.buffers(), before, strict=True):
-            buffer.copy_(value)
-    return total / len(views[0]["image"])
+    return total
 
 
 def free_memory() -> int | None:

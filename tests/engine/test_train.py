@@ -326,7 +326,7 @@ def test_a_step_that_cannot_fit_is_refused_with_one_that_can(digits, tmp_path, m
 
     monkeypatch.setattr(train, "free_memory", lambda: 3_000_000)
     with pytest.raises(BadSettings, match=r"16 records at once keep about .* MiB .*--set accumulate=4 \(parts of 4\)"):
-        pretrain(digits, tmp_path / "run")
+        pretrain(digits, tmp_path / "run", precision="32")
     assert not (tmp_path / "run").exists()
 
 
@@ -345,6 +345,8 @@ def test_what_a_record_keeps_for_the_backward_pass():
 
     # The input (8 floats), exp's result, which both exp and the second layer keep (32).
     assert bytes_a_record(Two(), [{"image": torch.zeros(5, 8)}]) == (8 + 32) * 4
+    # The same in bf16, of which the weights, kept in it too, are no part.
+    assert bytes_a_record(Two(), [{"image": torch.zeros(5, 8)}], torch.bfloat16) == (8 + 32) * 2
 
 
 class Exploding(MoBY):
