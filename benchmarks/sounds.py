@@ -1,9 +1,7 @@
 """Does a method learn from sounds? Pre-train on recordings without their labels, probe, and compare.
 
-    python benchmarks/sounds.py --data fsdd/ --name fsdd --method asit --label '^(\\d)_'
-    python benchmarks/sounds.py --data fsdd/ --name fsdd-speakers --method atst_clip --label '^\\d_([a-z]+)_'
-    python benchmarks/sounds.py --data esc10/ --name esc10 --method atst_frame --label '^(.+)_\\d' --test '_5-' \\
-        --set size=497 --set positions=500
+    python benchmarks/sounds.py --data fsdd/ --name fsdd --method asit --label '^(\\d)_' --set size=48 \\
+        --set epochs=60 --set lr=2e-3
 
 The first group of --label is the class, found in the name of a file; names in which --test is found are held out, or
 else the files below DATA/test. Compared are the same encoder at random initialisation and the mean and deviation over
