@@ -45,14 +45,14 @@ def _parquet(path: Path, blocks: Iterable[Block], width: int, timed: bool) -> in
 
     times = [(name, pa.float64()) for name in ("start", "end")] if timed else []
     schema = pa.schema([("path", pa.string()), *times, ("vector", pa.list_(pa.float32(), width))])
-    rows, held = 0, []
+    rows, held, size = 0, [], 0
     with pq.ParquetWriter(path, schema) as writer:
         for block in blocks:
             held.append(block)
-            rows += len(block.paths)
-            if sum(b.x.size for b in held) >= HELD:
+            rows, size = rows + len(block.paths), size + block.x.size
+            if size >= HELD:
                 writer.write_table(_table(held, schema, width))
-                held = []
+                held, size = [], 0
         if held:
             writer.write_table(_table(held, schema, width))
     return rows
