@@ -151,6 +151,11 @@ class Recording:
         return np.pad(mono, (0, lacking)) if lacking > 0 else mono
 
 
+def middle(samples: int, rate: int, wanted: int, other: int) -> Segment:
+    """`wanted` samples at the rate `other` from the middle of so many at `rate`; all of a short one, from its start."""
+    return Segment(max(length_at(samples, rate, other) - wanted, 0) // 2, wanted, other)
+
+
 def length_at(samples: int, rate: int, other: int) -> int:
     """Samples of so many at `rate`, resampled to `other`."""
     return -(-samples * other // rate)

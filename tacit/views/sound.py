@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tacit.data.recording import Segment, length_at
+from tacit.data.recording import Segment, middle
 from tacit.errors import UsageError
 from tacit.views.filterbank import kaldi_fbank, mel_db
 from tacit.views.inputs import Inputs
@@ -68,7 +68,7 @@ class SoundInputs:
 
     def centre(self, samples: int, rate: int) -> Segment:
         """The middle of a recording of so many samples at its own rate; all of a short one, from its start."""
-        return Segment(max(length_at(samples, rate, self.rate) - self.samples, 0) // 2, self.samples, self.rate)
+        return middle(samples, rate, self.samples, self.rate)
 
     @torch.no_grad()
     def prepare(self, waves: Tensor) -> Tensor:

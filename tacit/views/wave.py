@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tacit.data.recording import Segment, length_at
+from tacit.data.recording import Segment, middle
 from tacit.views.sound import SoundInputs, kaldi_inputs
 
 
@@ -40,7 +40,7 @@ class WaveInputs:
 
     def centre(self, samples: int, rate: int) -> Segment:
         """The middle of a recording of so many samples at its own rate; all of a short one, from its start."""
-        return Segment(max(length_at(samples, rate, self.rate) - self.samples, 0) // 2, self.samples, self.rate)
+        return middle(samples, rate, self.samples, self.rate)
 
     @torch.no_grad()
     def prepare(self, waves: Tensor) -> Tensor:
