@@ -71,8 +71,9 @@ def one(options: argparse.Namespace, data: Path, method: str, seed: int) -> None
     facts = {"method": method, "seed": seed, "minutes": minutes, "set": given, "encoder": options.encoder}
     facts["labels_tuned_on"] = options.fine_tune or kept.get("labels_tuned_on", 0)
     verdict = (Run(options.out / f"{method}-{seed}").summary or {}).get("verdict")
+    how = {"precision": options.precision, "fine_tuned_with": options.fine_tune_with}
     size = {"records": options.records, "test": options.test, "epochs": options.epochs}
-    write_json(path, {**facts, **size, "verdict": verdict, "scores": scores})
+    write_json(path, {**facts, **how, **size, "verdict": verdict, "scores": scores})
     print(f"{method} {seed}: {json.dumps(scores['run'])}", file=sys.stderr)
 
 
@@ -108,7 +109,8 @@ def _scores(subject, data: Path, asked: list[str], seed: int, options: argparse.
 
 def table(options: argparse.Namespace) -> str:
     kept = [read_json(path) for path in sorted(options.out.glob("*-*.json"))]
-    if len({(k["records"], k["test"], k["epochs"], k["encoder"]) for k in kept}) != 1:
+    budgets = {(k["records"], k["test"], k["epochs"], k["encoder"], k.get("fine_tuned_with", "")) for k in kept}
+    if len(budgets) != 1:
         raise SystemExit("The files in OUT are of different budgets, which no table may mix.")
     names = [name for name in METHODS if any(k["method"] == name for k in kept)]
     asked = [p for p in (*PROBES, FINE_TUNED) if any(p in k["scores"]["run"] for k in kept)]
