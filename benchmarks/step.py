@@ -29,6 +29,7 @@ from tacit.engine import Progress
 from tacit.engine.memory import keep_memory
 from tacit.engine.optim import optimiser
 from tacit.methods import find
+from tacit.precision import unfuse_attention
 from tacit.settings import with_assignments
 from tacit.views import Views, collate, finish
 
@@ -66,6 +67,7 @@ def stepper(name: str, batch: int, precision: str, folder: Path) -> Callable[[],
     torch.manual_seed(0)
     settings = with_assignments(kind.presets["paper"], [*job.sets, f"batch_size={batch}"])
     method = kind(settings).to(DEVICE)
+    unfuse_attention(method, DEVICE, precision)
     method.after_init()
     solver = optimiser(method, settings)
     pipelines = method.views()
@@ -121,7 +123,7 @@ def main() -> None:
                 shares = sorted(counter.get_total_flops() / seconds / best for seconds, best in turns)
                 seconds, best = (statistics.median(column) for column in zip(*turns, strict=True))
                 parts.append(
-                    f"{precision} {batch_rate(options.batch, seconds)}, {statistics.median(shares):.0%} "
+                    f"{precision} {options.batch / seconds:,.1f} images/s, {statistics.median(shares):.0%} "
                     f"({shares[0]:.0%} to {shares[-1]:.0%}) of {best / 1e9:,.0f} GFLOP/s"
                 )
             if parts:
@@ -129,10 +131,6 @@ def main() -> None:
                     f"step alone, {JOBS[name].title}, batch {options.batch}, medians of {options.repeats}: "
                     f"{'; '.join(parts)}"
                 )
-
-
-def batch_rate(batch: int, seconds: float) -> str:
-    return f"{batch / seconds:,.1f} images/s"
 
 
 def profile(step: Callable[[], None]) -> None:
