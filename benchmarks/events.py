@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from learning import told_over  # beside this file
 from log import note  # beside this file
 
 import tacit
 from tacit.data import Recording, Segment
-from tacit.evaluation import difference
 
 RATE, SECONDS, NOISE = 16_000, 10, 0.01
 METRICS = ("segment_f1", "segment_f1_macro", "event_f1", "event_f1_macro")
@@ -91,15 +91,8 @@ def main() -> None:
         parser.error(f"--data {options.data}: must hold audio/CLASS_FOLD-….ogg of folds 1 to 5.")
     options.out.mkdir(parents=True, exist_ok=True)
     seeds = [one_seed(options, parts, seed) for seed in options.seeds]
-    told = []
-    for metric in METRICS:
-        rows = {of: np.array([s[of, metric] for s in seeds]) for of in ("run", "random-init", "raw-input")}
-        line = f"{metric} {100 * rows['run'].mean():.1f}"
-        for of, what in (("random-init", "random init"), ("raw-input", "log-mel frames")):
-            gain, low, high = (100 * x for x in difference(rows["run"], rows[of]))
-            span = f" ({low:+.1f} to {high:+.1f})" if len(seeds) > 1 else ""
-            line += f", {gain:+.1f}{span} over {what} ({100 * rows[of].mean():.1f})"
-        told.append(line)
+    others = {"random-init": "random init", "raw-input": "log-mel frames"}
+    told = [told_over(metric, seeds, others) for metric in METRICS]
     note(
         f"events, atst_frame `small` on {options.train} mixtures of ESC-10, {len(seeds)} seeds: {'; '.join(told)}",
         keep=not options.no_log,

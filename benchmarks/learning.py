@@ -38,6 +38,21 @@ def subset(data: Path, out: Path, records: int, test: int) -> Path:
     return out
 
 
+def told_over(name: str, seeds: list[dict[tuple[str, str], float]], others: dict[str, str]) -> str:
+    """A score of the run and its gains, in points, over what else was scored; intervals over the seeds.
+
+    Args:
+        seeds: of each {(of, name): score}. others: {of: what it is called}.
+    """
+    rows = {of: np.array([scores[of, name] for scores in seeds]) for of in ("run", *others)}
+    line = f"{name} {100 * rows['run'].mean():.1f}"
+    for of, what in others.items():
+        gain, low, high = (100 * x for x in difference(rows["run"], rows[of]))
+        interval = f" ({low:+.1f} to {high:+.1f})" if len(seeds) > 1 else ""
+        line += f", {gain:+.1f}{interval} over {what} ({100 * rows[of].mean():.1f})"
+    return line
+
+
 def one_seed(options: argparse.Namespace, data: Path, seed: int) -> dict:
     out = options.out / f"{options.method}-{options.encoder}-{seed}"
     begun = time.time()

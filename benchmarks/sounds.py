@@ -16,12 +16,11 @@ import re
 import sys
 from pathlib import Path
 
-import numpy as np
+from learning import told_over  # beside this file
 from log import note  # beside this file
 
 import tacit
 from tacit.data.recording import EXTENSIONS
-from tacit.evaluation import difference
 
 PROTOCOLS = "knn,linear"
 
@@ -69,15 +68,8 @@ def main() -> None:
     options = parser.parse_args()
     data = manifests(options)
     seeds = [one_seed(options, data, seed) for seed in options.seeds]
-    told = []
-    for protocol in PROTOCOLS.split(","):
-        rows = {of: np.array([s[of, protocol] for s in seeds]) for of in ("run", "random-init", "raw-input")}
-        line = f"{protocol} {100 * rows['run'].mean():.1f}"
-        for of, what in (("random-init", "random init"), ("raw-input", "log-mel statistics")):
-            gain, low, high = (100 * x for x in difference(rows["run"], rows[of]))
-            interval = f" ({low:+.1f} to {high:+.1f})" if len(seeds) > 1 else ""
-            line += f", {gain:+.1f}{interval} over {what} ({100 * rows[of].mean():.1f})"
-        told.append(line)
+    others = {"random-init": "random init", "raw-input": "log-mel statistics"}
+    told = [told_over(protocol, seeds, others) for protocol in PROTOCOLS.split(",")]
     note(
         f"sounds, {options.method} `small` on {options.name}, {len(seeds)} seeds: {'; '.join(told)}",
         keep=not options.no_log,
