@@ -25,6 +25,8 @@ CHOICES = {
     "stage through the last norm (EsViT)",
     "last4_mean": "last4 and the mean of the patch tokens, joined (DINOv2)",
     "cls_raw": "class token of the last block before the last norm (MSN)",
+    "blocks": "class tokens, if any, and means of the patch tokens of all blocks, each through the last norm, joined "
+    "(ATST)",
     "stages": "means of every stage's map, joined; of every block of a plain ViT",
 }
 
@@ -36,6 +38,8 @@ def available(encoder: Encoder) -> tuple[str, ...]:
         able += ["cls", "cls_mean", "cls_raw"]
     if len(blocks(encoder)) >= 4:
         able += ["last4", "last4_mean"]
+    if isinstance(encoder.trunk, VisionTransformer):
+        able.append("blocks")
     if "stages" in encoder.can:
         able.append("stages")
     return tuple(name for name in CHOICES if name in able)
@@ -74,7 +78,8 @@ def choose(encoder: Encoder, x: Tensor, names: Sequence[str]) -> dict[str, Tenso
     if tuple(names) == ("pooled",):
         return {"pooled": encoder(x).float()}
     last: list[Tensor] = []
-    hooks = [b.register_forward_hook(lambda _, __, y: last.append(y)) for b in blocks(encoder)[-4:]]
+    watched = blocks(encoder) if "blocks" in names else blocks(encoder)[-4:]
+    hooks = [b.register_forward_hook(lambda _, __, y: last.append(y)) for b in watched]
     try:
         final = encoder.trunk.forward_features(x)
     finally:
@@ -86,7 +91,8 @@ def choose(encoder: Encoder, x: Tensor, names: Sequence[str]) -> dict[str, Tenso
         "cls": lambda: final[:, 0],
         "mean": lambda: _mean(encoder, final, prefix),
         "cls_raw": lambda: last[-1][:, 0],
-        "last4": lambda: torch.cat([_of_block(encoder, y) for y in last], dim=1),
+        "last4": lambda: torch.cat([_of_block(encoder, y) for y in last[-4:]], dim=1),
+        "blocks": lambda: torch.cat([part for y in last for part in _both(encoder, y, prefix)], dim=1),
         "stages": lambda: torch.cat([y.mean((2, 3)) for y in encoder.stages(x)], dim=1),
     }
     find["cls_mean"] = lambda: torch.cat([find["cls"](), find["mean"]()], dim=1)
@@ -98,6 +104,11 @@ def _mean(encoder: Encoder, final: Tensor, prefix: int) -> Tensor:
     if final.ndim == 3:  # [B, tokens, D]
         return final[:, prefix:].mean(1)
     return final.mean((1, 2) if getattr(encoder.trunk, "output_fmt", "NCHW") == "NHWC" else (2, 3))
+
+
+def _both(encoder: Encoder, y: Tensor, prefix: int) -> list[Tensor]:
+    y = encoder.trunk.norm(y)
+    return ([y[:, 0]] if "cls" in encoder.can else []) + [y[:, prefix:].mean(1)]
 
 
 def _of_block(encoder: Encoder, y: Tensor) -> Tensor:

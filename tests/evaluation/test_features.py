@@ -41,6 +41,15 @@ def test_a_vits_choices_are_what_they_say(vit):
     torch.testing.assert_close(found["last4"][:, -d:], found["cls"])
     torch.testing.assert_close(vit.trunk.norm(found["cls_raw"]), found["cls"])
     assert found["last4_mean"].shape == (3, 5 * d)
+    depth = len(vit.trunk.blocks)
+    assert found["blocks"].shape == (3, 2 * depth * d)
+    torch.testing.assert_close(found["blocks"][:, -2 * d :], found["cls_mean"])
+    of_blocks = found["blocks"].unflatten(1, (depth, 2, d))
+    torch.testing.assert_close(of_blocks[:, -4:, 0].flatten(1), found["last4"])
+    first = vit.trunk.norm(
+        vit.trunk.forward_intermediates(x, indices=[0], intermediates_only=True, output_fmt="NLC")[0]
+    )
+    torch.testing.assert_close(of_blocks[:, 0, 1], first.mean(1))
     assert not any(block._forward_hooks for block in vit.trunk.blocks)
 
 
