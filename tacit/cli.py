@@ -582,8 +582,8 @@ def finetune(
         str | None,
         typer.Option(
             help="one_percent, ten_percent (each with _large for wide ResNets): as published. small: for a few "
-            "thousand labels or fewer. Of sounds: small, or speech for models of transformers. [default: small or "
-            "speech]"
+            "thousand labels or fewer. Of sounds: small, speech for models of transformers, or atst, ast and "
+            "ast_commands as published. [default: small or speech]"
         ),
     ] = None,
     neck: Annotated[
@@ -601,6 +601,10 @@ def finetune(
     ] = None,
     stage: Annotated[
         str | None, typer.Option(help="Contrast before cross-entropy, or auxiliary to it. [default: auxiliary]")
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(metavar="CLASSIFIER", help="Of sounds: a folder that finetune made, to learn from beside labels."),
     ] = None,
     set: Annotated[
         list[str] | None, typer.Option(metavar="FIELD=VALUE", help="Of sounds: epochs, lr, …; see docs/audio.md.")
@@ -620,7 +624,8 @@ def finetune(
     with _bar() as progress:
         result = api.finetune(
             what, data, out, recipe=recipe, neck=neck, shots=shots, percent=percent, names=names, label=label,
-            group=group, contrast=contrast, stage=stage, set=set or [], seed=seed, workers=workers, progress=progress,
+            group=group, contrast=contrast, stage=stage, teacher=teacher, set=set or [], seed=seed, workers=workers,
+            progress=progress,
         )  # fmt: skip
     if json:
         print(api.to_json(result))

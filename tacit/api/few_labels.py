@@ -27,6 +27,7 @@ def finetune(
     group: str | None = None,
     contrast: str | None = None,
     stage: str | None = None,
+    teacher: str | os.PathLike | None = None,
     set: Sequence[str] = (),
     seed: int = 0,
     workers: int | None = None,
@@ -42,7 +43,7 @@ def finetune(
         neck: layers of the run's projection head that are kept below the classifier; 1 is the paper's choice.
         shots, percent, names: learn from so many records a class, from this per cent of each class, drawn by `seed`,
             or from those that a text file names, one a line; without any, from all.
-        group, contrast, stage, set: of sounds alone, which are learned in another way and scored at once; see
+        group, contrast, stage, teacher, set: of sounds alone, which are learned in another way and scored at once; see
             `tacit.api.sound_labels.finetune_sounds`, also for `recipe` and what is returned.
 
     Returns:
@@ -66,10 +67,12 @@ def finetune(
         if given := [name for name, value in images.items() if value is not None]:
             raise UsageError(f"{' and '.join(given)}: for images; of sounds all labels are learned. Leave it out.")
         return finetune_sounds(
-            what, encoder, data, out, recipe=recipe, label=label, group=group, contrast=contrast, stage=stage, set=set,
-            seed=seed, workers=workers, progress=progress,
+            what, encoder, data, out, recipe=recipe, label=label, group=group, contrast=contrast, stage=stage,
+            teacher=teacher, set=set, seed=seed, workers=workers, progress=progress,
         )  # fmt: skip
-    sounds = {"--group": group, "--contrast": contrast, "--stage": stage, "--set": set or None}
+    sounds = {
+        "--group": group, "--contrast": contrast, "--stage": stage, "--teacher": teacher, "--set": set or None,
+    }  # fmt: skip
     if given := [name for name, value in sounds.items() if value is not None]:
         raise UsageError(f"{' and '.join(given)}: for encoders of sounds, and {what} looks at images. Leave it out.")
     recipe = recipe or "small"

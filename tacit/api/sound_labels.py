@@ -34,6 +34,7 @@ def finetune_sounds(
     group: str | None = None,
     contrast: str | None = None,
     stage: str | None = None,
+    teacher: str | os.PathLike | None = None,
     set: Sequence[str] = (),
     seed: int = 0,
     workers: int | None = None,
@@ -45,11 +46,12 @@ def finetune_sounds(
         what, encoder: how the encoder was called, and the encoder itself.
         data: labelled sounds. With train/ and test/ inside these are used, and a part of the first chooses the epoch;
             else about 70, 15 and 15 per cent of the groups learn, choose and test, at least one of each class.
-        recipe: one of `tacit.evaluation.contrast.RECIPES`: "small" for our own encoders, "speech" for
-            models of transformers; by default what the encoder is.
+        recipe: one of `tacit.evaluation.sound_recipes.RECIPES`: "small" for our own encoders, "speech" for
+            models of transformers, by default what the encoder is; "atst", "ast" and "ast_commands" as published.
         group: a column that says which recordings are of one speaker, or of one town: never split, drawn together.
         contrast, stage: a loss under labels (supcon, nt_xent, triplet, multi_similarity), "before" cross-entropy or
-            "auxiliary" to it. set: "field=value" of any other setting, see `tacit.evaluation.contrast.Settings`.
+            "auxiliary" to it. set: "field=value" of any other setting, see `tacit.evaluation.sound_recipes.Settings`.
+        teacher: the folder of a classifier that this one learns from beside the labels (ATST-C2F).
 
     Returns:
         `{"out", "classes", "labels", "parts": {part: records}, "results": [score, …], "confusion", "tree", "history",
@@ -57,16 +59,19 @@ def finetune_sounds(
         beside split.csv (path, label, group, part).
 
     Raises:
-        UsageError: a folder that holds a classifier already, settings that cannot work. DataError: no labels, groups
-            in both train/ and test/, or a class that is missing from a part.
+        UsageError: a folder that holds a classifier already, settings that cannot work, a teacher that reads other
+            spectrograms. DataError: no labels, groups in both train/ and test/, a class that is missing from a part or
+            unknown to the teacher, or a test record that the teacher learned from.
     """
     from tacit.data import note_rates, open_splits
     from tacit.encoders import Speech
     from tacit.evaluation import classifier, separation, sound_training
-    from tacit.evaluation.contrast import RECIPES
     from tacit.evaluation.features import all_devices, features
     from tacit.evaluation.groups import check_groups
+    from tacit.evaluation.sound_recipes import RECIPES, wrong_together
+    from tacit.evaluation.sound_teacher import check_teacher
     from tacit.settings import to_dict, with_assignments
+    from tacit.views import SoundInputs
 
     recipe = recipe or ("speech" if isinstance(encoder, Speech) else "small")
     if recipe not in RECIPES:
@@ -77,6 +82,12 @@ def finetune_sounds(
     settings = with_assignments(RECIPES[recipe], [*(f"{k}={v}" for k, v in given.items() if v is not None), *set])
     if stage is not None and settings.contrast == "none":
         raise BadSettings([f"stage = {stage}: says when there is contrast, and none is asked for. Add --contrast."])
+    spectrograms = isinstance(encoder.inputs, SoundInputs)
+    if wrong := wrong_together(settings, spectrograms=spectrograms, teacher=teacher is not None):
+        raise BadSettings(wrong)
+    tutor, known = classifier.load(teacher) if teacher is not None else (None, ())
+    if tutor is not None:
+        check_teacher(tutor, encoder)
     train, test = open_splits(data, kind="audio", labels=[label] if label else "auto", group=group)
     if train.labels is None or len(train.classes) < 2:
         raise DataError(f"{data}: a classifier needs labels of two classes or more to learn from.")
@@ -84,12 +95,16 @@ def finetune_sounds(
         raise DataError(f"{data}: the test part has no labels to score by.")
     if test is not None and group:
         check_groups(train.groups, test.groups)
+    if tutor is not None:
+        _name_as(teacher, known, train, test)
     parts = _parts(train, test, seed)
+    if tutor is not None:
+        _check_unseen(teacher, parts)
     notes = [*train.notes, *note_rates(train, encoder.inputs.rate), *_notes(parts["training"], group)]
     device, workers = all_devices()[0], workers_of(workers)
     trained = sound_training.train(
-        encoder, parts["training"], parts["validation"], settings=settings, seed=seed, workers=workers, device=device,
-        progress=progress,
+        encoder, parts["training"], parts["validation"], settings=settings, teacher=tutor, seed=seed,
+        workers=workers, device=device, progress=progress,
     )  # fmt: skip
     model, tested = trained.model, parts["test"]
     found = features(model.encoder, tested, workers=workers, devices=[device])
@@ -99,6 +114,7 @@ def finetune_sounds(
     classes = list(train.classes)
     result = {
         "encoder": name_of(what), "data": str(data), "out": str(out), "classes": classes, "seed": seed,
+        "teacher": None if teacher is None else str(teacher),
         "labels": len(parts["training"]), "parts": {name: len(part) for name, part in parts.items()},
         "settings": to_dict(settings), "results": separation.scores(found.x, found.y, predicted, groups, seed=seed),
         "confusion": separation.confusion(found.y.numpy(), predicted.numpy(), len(classes)).round(4).tolist(),
@@ -109,6 +125,33 @@ def finetune_sounds(
     _write_split(Path(out) / "split.csv", parts)
     write_json(Path(out) / "scores.json", result)
     return result
+
+
+def _name_as(teacher: str | os.PathLike, known: Sequence[str], *sources: Any) -> None:
+    """Number classes as the teacher does, or raise `DataError`."""
+    from tacit.data import match_classes
+
+    for source in sources:
+        if source is not None and not match_classes(source, list(known)):
+            strange = [c for c in source.classes if c not in known]
+            raise DataError(
+                f"The teacher {teacher} does not know {', '.join(strange[:5])}. Train it on the same labels."
+            )
+
+
+def _check_unseen(teacher: str | os.PathLike, parts: dict[str, Any]) -> None:
+    """Raise `DataError` if the teacher learned from records that are tested here."""
+    path = Path(teacher) / "split.csv"
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", newline="") as f:
+        learned = {row["path"] for row in csv.DictReader(f) if row["part"] != "test"}
+    test = parts["test"]
+    if seen := [name for name in map(test.name, range(len(test))) if name in learned]:
+        raise DataError(
+            f"The teacher {teacher} learned from {len(seen):,} of the {len(test):,} records that are tested here, the "
+            f"first {seen[0]}. Scores would be too high. Give both the same --data, --group and --seed."
+        )
 
 
 def _parts(train: Any, test: Any, seed: int) -> dict[str, Any]:

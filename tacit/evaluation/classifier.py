@@ -32,7 +32,9 @@ from tacit.run import read_json, write_json
 from tacit.views import Crop, Views, collate, finish
 
 FORMAT = 1
-KINDS = {"Linear": nn.Linear, "BatchNorm1d": nn.BatchNorm1d, "ReLU": nn.ReLU, "GELU": nn.GELU}
+KINDS = {
+    "Linear": nn.Linear, "BatchNorm1d": nn.BatchNorm1d, "LayerNorm": nn.LayerNorm, "ReLU": nn.ReLU, "GELU": nn.GELU,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def save(model: Classifier, classes: Sequence[str], folder: str | os.PathLike) -
     """Write the encoder's folder, head.safetensors and classifier.json, each whole or not at all.
 
     Raises:
-        UsageError: layers between encoder and head that are none of linear, BatchNorm, ReLU and GELU.
+        UsageError: layers between encoder and head that are none of linear, BatchNorm, LayerNorm, ReLU and GELU.
     """
     folder = Path(folder)
     encoders.save(model.encoder, folder)
@@ -166,8 +168,10 @@ def _described(neck: nn.Module) -> list[tuple[str, dict[str, Any]]]:
         kind = type(layer).__name__
         if kind == "Linear":
             how = {"in_features": layer.in_features, "out_features": layer.out_features, "bias": layer.bias is not None}
-        elif kind == "BatchNorm1d" and layer.affine and layer.bias is not None:
-            how = {"num_features": layer.num_features}
+        elif kind == "BatchNorm1d" and (not layer.affine or layer.bias is not None):
+            how = {"num_features": layer.num_features} | ({} if layer.affine else {"affine": False})
+        elif kind == "LayerNorm" and layer.bias is not None:
+            how = {"normalized_shape": layer.normalized_shape, "eps": layer.eps}
         elif kind in ("ReLU", "GELU"):
             how = {}
         else:

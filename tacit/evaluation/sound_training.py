@@ -1,8 +1,11 @@
 """Sounds told apart by labels: an encoder fine-tuned with cross-entropy, and contrast under labels before or beside it
-(La Quatra et al. 2024, arXiv 2406.15862; see `tacit.evaluation.contrast`)."""
+(La Quatra et al. 2024, arXiv 2406.15862; see `tacit.evaluation.contrast`),
+or a teacher (see `tacit.evaluation.sound_teacher`).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -15,17 +18,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from tacit import objectives
-from tacit.data import Balanced, Source
-from tacit.encoders import Encoder, Speech
+from tacit.data import Balanced, Batches, Source
+from tacit.encoders import Encoder, Speech, depth_of
 from tacit.errors import DataError, RunFailed
-from tacit.evaluation.contrast import Settings, contrast, projector
+from tacit.evaluation.contrast import contrast, projector
 from tacit.evaluation.features import Features, features
 from tacit.evaluation.fine_tune import Classifier
 from tacit.evaluation.knn import knn_predict
 from tacit.evaluation.resume import seed_step
 from tacit.evaluation.separation import NEIGHBOURS, macro_f1
+from tacit.evaluation.sound_augment import changed, training_view
+from tacit.evaluation.sound_recipes import Settings
+from tacit.evaluation.sound_teacher import check_teacher, logits_in_pieces
 from tacit.precision import autocast, resolved, unfuse_attention
-from tacit.views import Excerpt, Views, collate, finish
+from tacit.views import Views, collate
 
 
 @dataclass
@@ -50,6 +56,7 @@ def train(
     held: Source,
     *,
     settings: Settings,
+    teacher: Classifier | None = None,
     seed: int = 0,
     workers: int = 0,
     device: torch.device | str = "cpu",
@@ -57,11 +64,16 @@ def train(
 ) -> Trained:
     """A copy of `encoder` with a linear layer, trained on the labels of `source`; the epoch is chosen on `held`.
 
-    Batches are the same whatever the loss: P classes with K recordings each, of different groups where possible. With
-    a `contrast_weight` of 0 what is trained is, bit for bit, what cross-entropy alone trains.
+    Batches are the same whatever the loss: P classes with K recordings each, of different groups where possible, or all
+    recordings epoch by epoch. With a `contrast_weight` of 0, or a `teacher_weight` of 0, what is trained is, bit for
+    bit, what cross-entropy alone trains.
+
+    Args:
+        teacher: a classifier of the same classes in the same order, which reads what the encoder reads.
 
     Raises:
-        DataError: a class of which contrast has no pair. RunFailed: a loss that is no number.
+        DataError: a class of which contrast has no pair. RunFailed: a loss that is no number. UsageError: a teacher
+            that reads other spectrograms, or longer ones.
     """
     s, device = settings, torch.device(device)
     if s.contrast != "none":
@@ -77,18 +89,29 @@ def train(
         encoder.inputs = replace(encoder.inputs, seconds=s.seconds)
         encoder.freeze_front()
     torch.manual_seed(seed)
-    model = Classifier(encoder, len(source.classes)).to(device)
+    model = Classifier(encoder, len(source.classes), _norm(s.norm, encoder.width)).to(device)
+    if s.norm == "batch":
+        nn.init.normal_(model.head.weight, std=0.01)
+    if teacher is not None:
+        check_teacher(teacher, encoder)
+        teacher = deepcopy(teacher).to(device).eval().requires_grad_(False)
+        unfuse_attention(teacher, device, precision)
     projection = projector(encoder.width, s.projection).to(device) if s.contrast != "none" else nn.Identity()
     unfuse_attention(model, device, precision)
     out, anchors = Trained(model), []
 
-    def contrasted(f: Tensor, y: Tensor) -> Tensor:
+    def contrasted(_: Tensor, f: Tensor, y: Tensor) -> Tensor:
         anchors.append(float(objectives.anchors(y).float().mean()))
         return contrast(s, projection(f), y)
 
-    def named(f: Tensor, y: Tensor) -> Tensor:
-        loss = F.cross_entropy(model.head(f).float(), y)
-        return loss + s.contrast_weight * contrasted(f, y) if s.beside else loss
+    def named(x: Tensor, f: Tensor, y: Tensor) -> Tensor:
+        logits = model.head(model.neck(f)).float()
+        loss = judged(s.loss, logits, y)
+        if teacher is not None and s.teacher_weight:
+            wanted = logits_in_pieces(teacher, x).float()
+            wanted = wanted.sigmoid() if s.loss == "binary" else wanted.softmax(1)
+            loss = s.teacher_weight * judged(s.loss, logits, wanted) + (1 - s.teacher_weight) * loss
+        return loss + s.contrast_weight * contrasted(x, f, y) if s.beside else loss
 
     how = {"s": s, "workers": workers, "device": device, "precision": precision}
     fit = partial(_fit, model, projection, source, out, progress=progress, **how)
@@ -101,10 +124,26 @@ def train(
     return out
 
 
-def pace(step: int, steps: int, warmup: float) -> float:
-    """Of a rate: rising to 1 over this share of the steps, then falling to 0 in a line."""
-    rising = max(round(warmup * steps), 1)
-    return (step + 1) / rising if step < rising else (steps - step) / max(steps - rising, 1)
+def judged(loss: str, logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of logits [B, classes] with labels [B], or with what is wanted of each class [B, classes]: of the
+    softmax, or "binary", the mean over the classes."""
+    if loss == "softmax":
+        return F.cross_entropy(logits, y)
+    wanted = y if y.is_floating_point() else F.one_hot(y, logits.shape[1]).to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits, wanted)
+
+
+def pace(step: int, steps: int, per_epoch: int, s: Settings) -> float:
+    """Of a rate: rising to 1 over a share of the steps, then falling to 0 in a line or a cosine, or by steps."""
+    rising = max(round(s.warmup * steps), 1) if s.warmup else 0
+    if step < rising:
+        return (step + 1) / rising
+    if s.fall == "steps":
+        first, every, by = s.fall_steps
+        done = (step // per_epoch - first) // max(every, 1) + 1
+        return by ** max(done, 0)
+    left = (steps - step) / max(steps - rising, 1)
+    return left if s.fall == "line" else 0.5 - 0.5 * math.cos(math.pi * left)
 
 
 def logits(model: Classifier, found: Features) -> Tensor:
@@ -122,21 +161,23 @@ def _fit(
     classes = min(s.batch_classes, len(source.classes))
     per_epoch = max(len(source) // s.batch_size, 1)
     steps, each = epochs * per_epoch, max(s.batch_size // classes, 2)
-    solver, view = _solver(model, projection, s), Excerpt(model.encoder.inputs)
-    loader = DataLoader(
-        Views(source, [view], seed), collate_fn=collate, num_workers=workers,
-        batch_sampler=Balanced(source.labels, source.groups, classes=classes, each=each, seed=seed, steps=steps),
-    )  # fmt: skip
+    solver, view = _solver(model, projection, s), training_view(model.encoder, s)
+    order = Balanced(source.labels, source.groups, classes=classes, each=each, seed=seed, steps=steps)
+    if s.batches == "shuffled":
+        order = Batches(source, batch_size=min(s.batch_size, len(source)), seed=seed, total_steps=steps)
+    loader = DataLoader(Views(source, [view], seed), collate_fn=collate, num_workers=workers, batch_sampler=order)
     best, kept = -1.0, {}
     model.train()
     for step, found in enumerate(loader):
         for group in solver.param_groups:
-            group["lr"] = group["peak"] * pace(step, steps, s.warmup)
+            group["lr"] = group["peak"] * pace(step, steps, per_epoch, s)
         seed_step(seed, step)
         out.bad |= {where: why for _, where, why in found["bad"]}
-        x, y = finish(found, [view])[0]["image"].to(device), found["label"].to(device)
+        seen = found["views"][0]
+        x, y = changed(s, model.encoder, seen["image"], seen["params"], found["label"], len(source.classes))
+        x, y = x.to(device), y.to(device)
         with autocast(device, precision):
-            loss = loss_of(model.encoder(x), y)
+            loss = loss_of(x, model.encoder(x), y)
         if not torch.isfinite(loss):
             raise RunFailed(
                 f"The loss is {float(loss.detach())} at step {step} of {steps} of {name}. Lower lr ({s.lr:g}) or "
@@ -144,9 +185,10 @@ def _fit(
             )
         solver.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), s.clip)
-        if own := list(projection.parameters()):  # clipped apart, so that they do not shorten the others'
-            nn.utils.clip_grad_norm_(own, s.clip)
+        if s.clip:
+            nn.utils.clip_grad_norm_(model.parameters(), s.clip)
+            if own := list(projection.parameters()):  # clipped apart, so that they do not shorten the others'
+                nn.utils.clip_grad_norm_(own, s.clip)
         solver.step()
         if progress is not None:
             progress(name, step + 1, steps)
@@ -159,16 +201,27 @@ def _fit(
     model.load_state_dict(kept)
 
 
+def _norm(kind: str, width: int) -> nn.Module | None:
+    if kind == "none":
+        return None
+    return nn.Sequential(nn.LayerNorm(width) if kind == "layer" else nn.BatchNorm1d(width, affine=False))
+
+
 def _solver(model: Classifier, projection: nn.Module, s: Settings) -> torch.optim.Optimizer:
-    """AdamW at two rates; vectors do not decay."""
-    groups = []
-    for parts, peak in (([model.encoder], s.lr), ([model.neck, model.head, projection], s.head_lr)):
-        weights = [p for part in parts for p in part.parameters() if p.requires_grad]
-        for plain in (False, True):
-            if chosen := [p for p in weights if (p.ndim < 2) == plain]:
-                decay = 0.0 if plain else s.weight_decay
-                groups.append({"params": chosen, "peak": peak, "weight_decay": decay})
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
+    """At the rate of the encoder, lower in its lower layers, and at another above it; vectors do not decay."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, p in [*model.named_parameters(), *projection.named_parameters()]:
+        peak = s.head_lr
+        if name.startswith("encoder."):
+            depth, layers = depth_of(name.removeprefix("encoder.trunk."), model.encoder)
+            peak = s.lr * s.layer_decay ** (layers - depth)
+        if p.requires_grad:
+            groups.setdefault((peak, 0.0 if p.ndim < 2 else s.weight_decay), []).append(p)
+    given = [{"params": ps, "peak": peak, "weight_decay": decay} for (peak, decay), ps in groups.items()]
+    if s.optimizer == "sgd":
+        return torch.optim.SGD(given, lr=0.0, momentum=0.9)
+    kind = torch.optim.AdamW if s.optimizer == "adamw" else torch.optim.Adam
+    return kind(given, lr=0.0, betas=s.betas)
 
 
 def _f1(model: Classifier, found: Features) -> float:

@@ -14,8 +14,12 @@ import torch
 from tacit import api, encoders
 from tacit.data import open_source
 from tacit.errors import BadSettings, DataError, RunFailed, Unknown, UsageError
-from tacit.evaluation.contrast import LOSSES, RECIPES, contrast, projector
-from tacit.evaluation.sound_training import pace, train
+from tacit.evaluation import classifier
+from tacit.evaluation.contrast import contrast, projector
+from tacit.evaluation.fine_tune import Classifier
+from tacit.evaluation.sound_recipes import LOSSES, RECIPES
+from tacit.evaluation.sound_teacher import logits_in_pieces
+from tacit.evaluation.sound_training import _solver, judged, pace, train
 from tacit.views import kaldi_inputs
 from tests.conftest import write_speech_model
 
@@ -98,7 +102,114 @@ def test_it_learns_of_strangers_and_leaves_the_encoder_alone(encoder, halves):
 
 
 def test_rates_rise_and_fall_in_lines():
-    assert [pace(step, 20, 0.1) for step in (0, 1, 2, 11, 19)] == pytest.approx([0.5, 1, 1, 0.5, 1 / 18])
+    s = replace(QUICK, warmup=0.1)
+    assert [pace(step, 20, 5, s) for step in (0, 1, 2, 11, 19)] == pytest.approx([0.5, 1, 1, 0.5, 1 / 18])
+
+
+def test_rates_fall_by_steps_and_cosines():
+    ast = [pace(epoch * 7 + 6, 25 * 7, 7, RECIPES["ast"]) for epoch in (0, 4, 5, 6, 24)]
+    assert ast == pytest.approx([1, 1, 0.85, 0.85**2, 0.85**20])
+    assert [pace(step, 100, 2, RECIPES["atst"]) for step in (0, 9, 10, 55, 99)] == pytest.approx(
+        [0.1, 1, 1, 0.5, 0.5 - 0.5 * np.cos(np.pi / 90)]
+    )
+
+
+def test_losses_of_classes_in_closed_form():
+    logits = torch.tensor([[2.0, 0.0, -1.0]])
+    soft = np.log(np.exp([2.0, 0.0, -1.0]).sum()) - 2.0
+    each = np.mean([np.log1p(np.exp(-2.0)), np.log(2.0), np.log1p(np.exp(-1.0))])
+    assert float(judged("softmax", logits, torch.tensor([0]))) == pytest.approx(soft)
+    assert float(judged("binary", logits, torch.tensor([0]))) == pytest.approx(each)
+    assert float(judged("binary", logits, torch.tensor([[1.0, 0.0, 0.0]]))) == pytest.approx(each)
+    assert float(judged("softmax", logits, torch.tensor([[0.5, 0.5, 0.0]]))) == pytest.approx(soft + 1.0)
+
+
+def test_lower_layers_learn_slower(encoder):
+    model = Classifier(encoder, 2)
+    peaks = {}
+    for group in _solver(model, torch.nn.Identity(), RECIPES["atst"]).param_groups:
+        peaks |= {id(p): group["peak"] for p in group["params"]}
+    trunk = encoder.trunk  # two blocks
+    found = [peaks[id(p)] for p in (model.head.weight, trunk.norm.weight, trunk.blocks[1].attn.qkv.weight,
+                                    trunk.blocks[0].attn.qkv.weight, trunk.pos_embed)]  # fmt: skip
+    assert found == pytest.approx([4.0, 4.0, 4 * 0.75, 4 * 0.75**2, 4 * 0.75**3])
+
+
+def test_a_longer_sound_is_heard_by_the_teacher_in_pieces(encoder):
+    teacher = Classifier(encoder, 2)
+    torch.nn.init.normal_(teacher.head.weight)
+    teacher.eval()
+    x = torch.randn(3, 1, 100, 32, generator=torch.Generator().manual_seed(0))
+    of = lambda *starts: teacher.head(torch.stack([encoder(x[:, :, s : s + 32]) for s in starts]).mean(0))  # noqa: E731
+    for length, starts in ((32, [0]), (48, [0]), (49, [0, 17]), (64, [0, 32]), (100, [0, 32, 64])):
+        assert torch.allclose(logits_in_pieces(teacher, x[:, :, :length]), of(*starts), atol=1e-6), length
+
+
+def test_of_a_teacher_alone_labels_teach_nothing(encoder, halves):
+    """A weight of 0 is no teacher, bit for bit; with 1 labels make no difference, and the student speaks like it."""
+    source, held = halves
+    shuffled = replace(QUICK, batches="shuffled", epochs=6)
+    teacher = train(encoder, source, held, settings=replace(QUICK, epochs=10)).model
+    none = train(encoder, source, held, settings=shuffled).model
+    assert same(
+        train(encoder, source, held, settings=replace(shuffled, teacher_weight=0.0), teacher=teacher).model, none
+    )
+    alone = replace(shuffled, teacher_weight=1.0)
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    taught = train(encoder, source, source, settings=alone, teacher=teacher)
+    wrong = source.select(np.arange(len(source)))
+    wrong.labels = 1 - wrong.labels
+    again = train(encoder, wrong, source, settings=alone, teacher=teacher)
+    assert same(taught.model, again.model)
+    assert not same(taught.model, none)
+    assert taught.history[-1]["score"] > 0.9
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+    assert all(p.requires_grad for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("recipe", ["atst", "ast", "ast_commands"])
+def test_published_recipes_train_and_are_kept(recipe, table, encoder, tmp_path):
+    how = {"label": "way", "group": "speaker", "workers": 0}
+    found = api.finetune(
+        encoder, table, tmp_path / "c", recipe=recipe, set=["epochs=2", "batch_size=8", "precision=32"], **how
+    )
+    assert len(found["history"]) == 2
+    model, _ = classifier.load(tmp_path / "c")
+    assert list(model.neck.state_dict()) == {
+        "atst": ["0.running_mean", "0.running_var", "0.num_batches_tracked"], "ast": ["0.weight", "0.bias"],
+        "ast_commands": ["0.weight", "0.bias"],
+    }[recipe]  # fmt: skip
+    test = {row["path"] for row in csv.DictReader((tmp_path / "c" / "split.csv").open()) if row["part"] == "test"}
+    source = open_source(table, labels=["way"], group="speaker")
+    rows = np.array([i for i in range(len(source)) if source.name(i) in test])
+    right = classifier.right(tmp_path / "c", source.select(rows))
+    assert right.mean() == pytest.approx(next(r["value"] for r in found["results"] if r["metric"] == "accuracy"))
+
+
+def test_a_teacher_that_cannot_teach_is_refused(table, encoder, tmp_path):
+    how = {"label": "way", "group": "speaker", "workers": 0, "set": ["epochs=1", "batch_size=8"]}
+    api.finetune(encoder, table, tmp_path / "t", **how)
+    taught = api.finetune(encoder, table, tmp_path / "s", teacher=tmp_path / "t", **how)
+    assert taught["teacher"] == str(tmp_path / "t")
+    assert json.loads((tmp_path / "s" / "scores.json").read_text())["teacher"] == str(tmp_path / "t")
+    with pytest.raises(DataError, match=r"learned from .* of the 6 records"):
+        api.finetune(encoder, table, tmp_path / "x", teacher=tmp_path / "t", seed=1, **how)
+    with pytest.raises(DataError, match="does not know ann"):
+        api.finetune(
+            encoder, table, tmp_path / "x", teacher=tmp_path / "t", **how | {"label": "speaker", "group": None}
+        )
+    build = lambda **inputs: encoders.build("vit_mini", inputs=kaldi_inputs(**inputs), patch=8, depth=1)  # noqa: E731
+    for inputs, said in (({"frames": 24}, "may not read more"), ({"frames": 64, "mels": 40}, "other spectrograms")):
+        student = build(**{"mels": 32, "rate": 8000} | inputs)
+        with pytest.raises(UsageError, match=said):
+            api.finetune(student, table, tmp_path / "x", teacher=tmp_path / "t", **how)
+    with pytest.raises(UsageError, match="takes the waveform"):
+        api.finetune(write_speech_model(tmp_path / "m"), table, tmp_path / "x", teacher=tmp_path / "t", **how)
+    with pytest.raises(BadSettings, match="stage = before"):
+        api.finetune(
+            encoder, table, tmp_path / "x", teacher=tmp_path / "t", contrast="supcon", stage="before", **how
+        )  # fmt: skip
+    assert not (tmp_path / "x").exists()
 
 
 def test_what_cannot_be_learned_is_named(encoder, halves):
@@ -168,6 +279,8 @@ def test_a_speaker_on_both_sides_is_refused_by_name(table, encoder, tmp_path):
         ({"stage": "before"}, BadSettings, "Add --contrast"),
         ({"recipe": "deit"}, Unknown, "recipe for sounds"),
         ({"set": ["epoch=3"]}, BadSettings, "Did you mean epochs"),
+        ({"contrast": "supcon", "set": ["mixup=0.5"]}, BadSettings, "Set mixup=0"),
+        ({"teacher": "nowhere"}, DataError, "holds no classifier"),
         ({"shots": 3, "neck": 1}, UsageError, "--neck and --shots: for images"),
     ],
 )
