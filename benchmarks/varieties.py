@@ -2,13 +2,14 @@
 
     python benchmarks/varieties.py --name accents
     python benchmarks/varieties.py --name fsdd --data fsdd/ --label '^(\\d)_' --group '^\\d_([a-z]+)_'
-    python benchmarks/varieties.py --name accents --encoder runs/atst --recordings 12
+    python benchmarks/varieties.py --name accents --encoder runs/frame --teacher runs/clip --recordings 12
 
 Without --data, accents are generated: speakers with a pitch, a vocal tract and a tempo of their own say the same words
 of vowels; an accent moves the formants of some vowels and the rhythm, always alike. With --data, --label and --group
 are found in the names of files. Each seed draws other test speakers and other first weights, the same for every way:
 cross-entropy, contrast before it, contrast beside it. The same with parts drawn by recording shows what a leak of
-speakers is worth. The line goes to benchmarks/results/LOG.md, intervals over the seeds.
+speakers is worth. With --teacher that encoder is fine-tuned too ("teacher"), and --encoder learns what it says beside
+the labels ("taught": ATST-C2F). The line goes to benchmarks/results/LOG.md, intervals over the seeds.
 """
 
 from __future__ import annotations
@@ -95,11 +96,14 @@ def one_seed(options: argparse.Namespace, table: Path, seed: int) -> dict[str, d
     encoder = options.encoder or encoders.build("vit_mini", inputs=kaldi_inputs(96, 64, RATE), patch=8).eval()
     beside = {"contrast": options.contrast}
     ways = {"cross-entropy": {}, "before": {**beside, "stage": "before"}, "auxiliary": beside, "by recording": {}}
+    if options.teacher:
+        ways |= {"teacher": {}, "taught": {"teacher": options.out / f"{options.name}-teacher-{seed}"}}
     found = {}
     for way, how in ways.items():
         group = None if way == "by recording" else "speaker"
+        what = options.teacher if way == "teacher" else encoder
         result = tacit.finetune(
-            encoder, table, options.out / f"{options.name}-{way.replace(' ', '-')}-{seed}", label="label", group=group,
+            what, table, options.out / f"{options.name}-{way.replace(' ', '-')}-{seed}", label="label", group=group,
             recipe=options.recipe, set=options.set, seed=seed, workers=0, **how,
         )  # fmt: skip
         found[way] = {row["metric"]: row["value"] for row in result["results"]}
@@ -117,6 +121,7 @@ def main() -> None:
     parser.add_argument("--speakers", type=int, default=8, help="of each accent")
     parser.add_argument("--recordings", type=int, default=15, help="of each speaker")
     parser.add_argument("--encoder", help="a run of a method for sounds, or a speech model; fresh weights without it")
+    parser.add_argument("--teacher", help="a run that reads the same spectrograms, no longer ones")
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--contrast", default="multi_similarity")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -130,7 +135,9 @@ def main() -> None:
     for metric in ("macro_f1", "silhouette"):
         rows = {way: np.array([found[way].get(metric, np.nan) for found in seeds]) for way in seeds[0]}
         line = f"{metric} {100 * rows['cross-entropy'].mean():.1f} by cross-entropy"
-        for way in ("before", "auxiliary", *(["by recording"] if metric == "macro_f1" else [])):
+        for way in list(rows)[1:]:
+            if way == "by recording" and metric != "macro_f1":
+                continue
             gap = rows[way] - rows["cross-entropy"]
             if len(seeds) > 1:
                 gain, low, high = (100 * x for x in difference(rows[way], rows["cross-entropy"]))
