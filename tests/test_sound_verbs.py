@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import tacit
-from tacit import api
+from tacit import api, encoders
+from tacit.data import open_source
 from tacit.errors import BadSettings, DataError
 from tacit.methods import find
+from tacit.views import levels
 from tests.conftest import write_tones
 
 
@@ -24,6 +26,13 @@ def test_a_folder_of_sounds_becomes_an_encoder(tmp_path):
     run = api.pretrain("asit", folder, tmp_path / "run", **how, max_bad=0.1)
     assert run.bad_files == [("low/broken.wav", "empty file")]
     assert run.summary["steps"] == 2
+    measured = levels(open_source(folder), find("asit").presets["small"].inputs)
+    kept = encoders.load(run.path / "encoder").inputs
+    assert (run.settings["settings"]["mean"], run.settings["settings"]["std"]) == pytest.approx(measured, abs=0.1)
+    assert (kept.mean[0], kept.std[0] / 2) == pytest.approx(
+        (run.settings["settings"]["mean"], run.settings["settings"]["std"])
+    )
+    assert api.pretrain("asit", folder, tmp_path / "run", **how, max_bad=0.1, resume=True).summary["steps"] == 2
     with np.load(run.path / "views.npz") as stored:
         assert str(stored["kind"]) == "audio"
     found = api.evaluate(run, tmp_path / "set", protocol="knn", baselines=False, workers=0, cache=False)

@@ -6,6 +6,7 @@ from tacit.views.excerpt import Another, Excerpt
 from tacit.views.filterbank import kaldi_fbank, mel_db
 from tacit.views.hiding import Hiding, hide, hiding_problems, patches_of
 from tacit.views.inputs import IMAGENET_MEAN, IMAGENET_STD, Inputs, input_spec
+from tacit.views.levels import levels
 from tacit.views.listening import Backgrounds, Heard, log_mixed, resized_crop
 from tacit.views.masks import (
     Masked,
@@ -30,11 +31,13 @@ from tacit.views.pieces import Grid, Lengths, Piece, Pieces
 from tacit.views.random import rng
 from tacit.views.rendering import Rendering, rendered_twice
 from tacit.views.showing import shown
-from tacit.views.sound import SoundInputs, inputs_from_dict, kaldi_inputs, mel_db_inputs
+from tacit.views.sound import AUDIOSET_MEAN, AUDIOSET_STD, SoundInputs, inputs_from_dict, kaldi_inputs, mel_db_inputs
 from tacit.views.turns import Tilted, Turned
 from tacit.views.wave import WaveInputs, sound_lengths
 
 __all__ = [
+    "AUDIOSET_MEAN",
+    "AUDIOSET_STD",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "SIT_PAIRS",
@@ -81,6 +84,7 @@ __all__ = [
     "inputs_from_dict",
     "kaldi_fbank",
     "kaldi_inputs",
+    "levels",
     "log_mixed",
     "masked_multi_crop",
     "mel_db",

@@ -42,7 +42,7 @@ class Views(Dataset):
         self.source, self.views, self.seed = source, list(views), seed
         self.fields = [getattr(view, "field", "image") for view in views]
         self.numbers = [getattr(view, "of", number) for number, view in enumerate(views)]
-        _check_fields(source, set(self.fields))
+        check_fields(source, set(self.fields))
         self._bad: dict[int, str] = {}
         self._group = None
         if source.groups is not None and any(getattr(view, "grouped", False) for view in self.views):
@@ -93,7 +93,8 @@ class Views(Dataset):
         return {"crops": crops, "params": params, "index": index, "label": record.get("label", -1)}
 
 
-def _check_fields(source: Source, wanted: set[str]) -> None:
+def check_fields(source: Source, wanted: set[str]) -> None:
+    """Raises `DataError` where records lack what a method learns from."""
     missing, title = sorted(wanted - set(source.fields)), source.title or "The data"
     if "audio" in missing:
         raise DataError(

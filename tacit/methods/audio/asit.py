@@ -10,12 +10,13 @@ at 16 kHz. It means to hold the prototypes in the first epoch and does not: `fre
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from tacit import encoders
+from tacit.data import Source
 from tacit.engine import Method, Progress, SoundRecipe, Step, restoring_signals
 from tacit.engine.distilling import hold_last_layers, momentum_at, watched
 from tacit.engine.schedules import by_epoch
@@ -23,7 +24,18 @@ from tacit.heads import PixelDecoder, PrototypeHeads
 from tacit.objectives import across_views, masked_l1, mean_in_parts, sharpen, soft_cross_entropy
 from tacit.settings import again, setting
 from tacit.teachers import Center, ema_update, momentum_copy
-from tacit.views import Another, Blocks, Corrupted, Excerpt, corruption_problems, kaldi_inputs
+from tacit.views import (
+    AUDIOSET_MEAN,
+    AUDIOSET_STD,
+    Another,
+    Blocks,
+    Corrupted,
+    Excerpt,
+    SoundInputs,
+    corruption_problems,
+    kaldi_inputs,
+    levels,
+)
 
 
 @dataclass(frozen=True)
@@ -33,8 +45,8 @@ class Settings(SoundRecipe):
     epochs: int = again(SoundRecipe, "epochs", 100)
     batch_size: int = again(SoundRecipe, "batch_size", 128)
 
-    mean: float = setting(-4.2677393, "of the log mel energies, which is subtracted")
-    std: float = setting(4.5689974, "deviation of these, twice which they are divided by", low=1e-3)
+    mean: float | None = setting(AUDIOSET_MEAN, "of the log mel energies, subtracted; none: measured on the data")
+    std: float | None = setting(AUDIOSET_STD, "deviation of these, divided by twice; none: measured", low=1e-3)
     roll: float = setting(0.5, "chance that a recording is rolled circularly before excerpts are cut", low=0, high=1)
     fills: tuple[str, ...] = setting(("zeros",), "what overwrites, one kind an excerpt: zeros, noise, time, freq, copy")
     noise: tuple[float, float] = setting(
@@ -68,6 +80,12 @@ class Settings(SoundRecipe):
         return self.view_weight > 0 or self.patch_weight > 0
 
     @property
+    def inputs(self) -> SoundInputs:
+        """With AudioSet's mean and deviation where they are still to be measured."""
+        mean, std = (AUDIOSET_MEAN if self.mean is None else self.mean, AUDIOSET_STD if self.std is None else self.std)
+        return kaldi_inputs(self.size, self.mels, self.rate, mean, std)
+
+    @property
     def trunk(self) -> dict[str, object]:
         return {} if self.distils else encoders.mean_pooled(self.encoder)  # nothing trains the class token then
 
@@ -88,10 +106,10 @@ class ASiT(Method):
         # For some thousand short recordings on one CPU or GPU, a thousandth of the steps: small batches for more of
         # them, a teacher that follows within a hundred, a short warm-up, a higher rate, temperatures warm from the
         # start. A second at 8 kHz, half the bands and patches of half the side; a sixteenth and a quarter of the
-        # prototypes, narrow heads. Mean and deviation are those of the Free Spoken Digit Dataset.
+        # prototypes, narrow heads. Mean and deviation are those of the data.
         "small": Settings(
             encoder="vit_mini", size=96, mels=64, rate=8000, patch=8, epochs=20, warmup_epochs=1, batch_size=32,
-            lr=4e-3, mean=-6.8, std=3.85, prototypes=512, patch_prototypes=256, hidden=256, bottleneck=64,
+            lr=4e-3, mean=None, std=None, prototypes=512, patch_prototypes=256, hidden=256, bottleneck=64,
             decoder_widths=(128, 128), drop_path=0.05, teacher_temperature=0.04, teacher_temperature_epochs=0,
             momentum=0.99,
         ),
@@ -105,11 +123,17 @@ class ASiT(Method):
             found.append("All weights are 0: nothing would be learned. Set reconstruction_weight=2.")
         return found
 
+    @classmethod
+    def measured(cls, s: Settings, source: Source) -> Settings:
+        if s.mean is not None and s.std is not None:
+            return s
+        mean, std = (round(level, 4) for level in levels(source, s.inputs))
+        return replace(s, mean=mean if s.mean is None else s.mean, std=std if s.std is None else s.std)
+
     def __init__(self, s: Settings):
         super().__init__()
         self.s = s
-        inputs = kaldi_inputs(s.size, s.mels, s.rate, s.mean, s.std)
-        self.encoder = encoders.build(s.encoder, inputs=inputs, patch=s.patch, drop_path=s.drop_path, **s.trunk)
+        self.encoder = encoders.build(s.encoder, inputs=s.inputs, patch=s.patch, drop_path=s.drop_path, **s.trunk)
         width, patch = self.encoder.width, encoders.step(self.encoder)
         self.decoder = PixelDecoder(width, 1, patch, rows=s.size // patch, widths=s.decoder_widths)
         if s.distils:
