@@ -225,14 +225,18 @@ def evaluate(
             help="Comma-separated, with options as in knn:k=10/20 or fine_tune:recipe=deit:seeds=3:precision=bf16; all "
             "for what the labels allow. Of knn, linear, linear_sgd (preset, seeds), attentive (heads, lr, seeds), "
             "fine_tune (recipe, neck, seeds, precision), few_shot and percent (shots or share, draws, store), subset, "
-            "budget, clinical, retrieval, ridge, multi_label, label_free (lidar=no), correspondence. On data of a "
-            "layout of its own, one at a time: segment and attention for masks, detect for boxes, video (DAVIS), "
-            "revisited (Oxford, Paris), copies "
+            "budget, clinical, retrieval, verification (trials), ridge, multi_label, label_free (lidar=no), "
+            "correspondence. On data of a layout of its own, one at a time: segment and attention for masks, detect "
+            "for boxes, video (DAVIS), revisited (Oxford, Paris), copies "
             "(Copydays), events (threshold, median) for sounds with times. docs/evaluation.md has all options.",
         ),
     ] = "knn,linear",
     label: Label = None,
     group: Group = None,
+    folds: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN|NUMBER", help="Test each fold on what the others teach; a number draws so many."),
+    ] = None,
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Keep features, and trainings under way, to go on.")
     ] = True,
@@ -255,6 +259,7 @@ def evaluate(
             protocol,
             label=_names(label),
             group=group,
+            folds=folds,
             seed=seed,
             workers=workers,
             cache=cache,

@@ -20,6 +20,7 @@ def evaluate(
     *,
     label: str | Sequence[str] | None = None,
     group: str | None = None,
+    folds: str | int | None = None,
     baselines: bool = True,
     seed: int = 0,
     workers: int | None = None,
@@ -40,6 +41,8 @@ def evaluate(
             for those that the labels allow. See `tacit.evaluation.PROTOCOLS`.
         label: a column of a table (.csv, .json, .parquet, hub:) or several: classes, numbers, several labels a record.
         group: a column that says which records belong together (a patient, an exam): never split, drawn together.
+        folds: a column of a table with every record's fold, or a number of folds to draw by `seed`: each is tested on
+            what the others teach, and scores are means over them.
         cache: keep features on disk (under $TACIT_CACHE), and take those that are there.
 
     Returns:
@@ -48,14 +51,16 @@ def evaluate(
         folder when `what` is a run.
     """
     result = _evaluate(
-        what, data, test, protocol, label=label, group=group, baselines=baselines, seed=seed, workers=workers,
-        cache=cache, progress=progress,
+        what, data, test, protocol, label=label, group=group, folds=folds, baselines=baselines, seed=seed,
+        workers=workers, cache=cache, progress=progress,
     )  # fmt: skip
     result.pop("records")
     return result
 
 
-def _evaluate(what, data, test, protocol, *, label, group, baselines, seed, workers, cache, progress) -> dict[str, Any]:
+def _evaluate(
+    what, data, test, protocol, *, label, group, baselines, seed, workers, cache, progress, folds=None
+) -> dict[str, Any]:
     """`evaluate` with what it says of every test record."""
     from tacit import evaluation
     from tacit.data import open_splits
@@ -65,7 +70,7 @@ def _evaluate(what, data, test, protocol, *, label, group, baselines, seed, work
     names = protocol.split(",") if isinstance(protocol, str) else list(protocol)
     asked = [evaluation.parse(name) for name in names] if names != ["all"] else []
     if any(one.name in SCENES for one in asked):
-        columns = {"--label": label, "--group": group}
+        columns = {"--label": label, "--group": group, "--folds": folds}
         return _scenes(
             what, data, test, asked, columns, baselines=baselines, seed=seed, workers=workers, cache=cache,
             progress=progress,
@@ -73,13 +78,19 @@ def _evaluate(what, data, test, protocol, *, label, group, baselines, seed, work
     columns = [label] if isinstance(label, str) else label
     encoder = encoder_of(what, foreign=True)
     projector = projector_of(what) if any(one.options.get("neck") for one in asked) else None
+    number = int(folds) if folds is not None and str(folds).isdigit() else None
+    if folds is not None and number is None and group is not None:
+        raise UsageError(f"--folds {folds} keeps records together already. Leave --group out, or draw --folds 5.")
     train, held_out = open_splits(
         data, test, channels=encoder.inputs.channels, kind=field_of(encoder.inputs), labels=columns or "auto",
-        group=group,
+        group=folds if folds is not None and number is None else group,
     )  # fmt: skip
+    if folds is not None and held_out is not None:
+        raise UsageError("--folds take turns at being tested, and there is a test set. Leave one of them out.")
+    each = None if folds is None else train.groups if number is None else evaluation.drawn_folds(train, number, seed)
     found = evaluation.evaluate(
         encoder, train, held_out, names, seed=seed, baselines=baselines, workers=workers_of(workers), cache=cache,
-        progress=progress, projector=projector,
+        progress=progress, projector=projector, folds=each,
     )  # fmt: skip
     return _kept(what, data, test, found)
 

@@ -1,5 +1,5 @@
 from tacit.evaluation.compare import compare, latest
-from tacit.evaluation.evaluate import difference, evaluate, store, stored
+from tacit.evaluation.evaluate import difference, drawn_folds, evaluate, store, stored
 from tacit.evaluation.features import Features, features, raw
 from tacit.evaluation.knn import knn_predict
 from tacit.evaluation.protocols import PROTOCOLS, parse
@@ -10,6 +10,7 @@ __all__ = [
     "Features",
     "compare",
     "difference",
+    "drawn_folds",
     "evaluate",
     "features",
     "knn_predict",

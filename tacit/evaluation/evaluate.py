@@ -19,7 +19,7 @@ from tacit.encoders import Encoder
 from tacit.errors import DataError, UsageError
 from tacit.evaluation import choices, intervals, scenes
 from tacit.evaluation.features import Features, all_devices, features, raw
-from tacit.evaluation.groups import check_groups, grouped_split
+from tacit.evaluation.groups import check_groups, grouped_folds, grouped_split
 from tacit.evaluation.linear import stratified
 from tacit.evaluation.neck import first_blocks
 from tacit.evaluation.options import Asked
@@ -42,6 +42,7 @@ def evaluate(
     cache: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
     projector: nn.Module | None = None,
+    folds: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Scores of `encoder`, and of its own architecture at random initialisation and the raw input beside it.
 
@@ -52,6 +53,8 @@ def evaluate(
             allow and that are quick.
         cache: keep features and trainings under way on disk, and take those that are there.
         projector: the projection head the encoder was trained with, for `fine_tune:neck=…`.
+        folds: the fold [N] of every record of `train`, without `test`: each is tested on what the others teach, and a
+            score is the mean over the folds, with Student's interval over them.
 
     Returns:
         `{"split", "split_hash", "seed", "inputs", "results": [score, …], "records", "skipped": {protocol: why},
@@ -86,7 +89,7 @@ def evaluate(
     names = tuple(dict.fromkeys(["pooled", *(name for one in asked for name in features_of(one, encoder))]))
     choices.check(encoder, names)
     devices = [torch.device(device)] if device else all_devices()
-    rows = None if test is not None else _split(train, seed)
+    rows = None if test is not None else [_split(train, seed)] if folds is None else _splits(train, folds)
     if test is not None and train.groups is not None and test.groups is not None:
         check_groups(train.groups, test.groups)
     subjects: list[tuple[str, Encoder | None]] = [("run", encoder)]
@@ -109,16 +112,21 @@ def evaluate(
         ]
         bad = bad or [item for part in both for item in part.bad]
         if rows is None:
-            parts = [Part(source, found, source) for source, found in zip((train, test), both, strict=True)]
+            sides = [[Part(source, found, source) for source, found in zip((train, test), both, strict=True)]]
         else:
-            parts = [Part(train.select(of_part), _among(both[0], of_part), train) for of_part in rows]
-        task = Task(
-            *parts, len(train.classes or ()), seed, of, subject, workers, devices[0], progress, projector, cache
-        )
+            origins = (train, train if folds is None else replace(train, groups=None))  # intervals are over the folds
+            sides = [
+                [Part(train.select(part), _among(both[0], part), o) for part, o in zip(split, origins, strict=True)]
+                for split in rows
+            ]
+        how = (len(train.classes or ()), seed, of, subject, workers, devices[0], progress, projector, cache)
         for one in asked:
             if subject is not None or not PROTOCOLS[one.name].needs_encoder:
-                scores += _apart(_run(one, task, skipped, strict=not choose), one, asked)
+                found = [_run(one, Task(*parts, *how), skipped, strict=not choose) for parts in sides]
+                scores += _apart(found[0] if folds is None else _over_folds(found, sides), one, asked)
     split = "test set" if rows is None else f"{_split_of(train)} held out by seed {seed}"
+    if folds is not None:
+        split = f"{len(rows)} folds, each tested on what the others teach"
     result = packed(
         scores, encoder, split=split, split_hash=_split_hash(train, test, rows), seed=seed, bad=bad, skipped=skipped
     )
@@ -157,6 +165,50 @@ def _split(train: Source, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return stratified(np.zeros(len(train), np.int64) if labels is None else labels, 0.2, seed)
 
 
+def drawn_folds(train: Source, count: int, seed: int) -> np.ndarray:
+    """A number from 0 to `count` for every record [N]: folds with as many of each class, no group in two of them."""
+    several = train.targets.values if train.targets is not None and train.targets.kind == "multi" else None
+    groups = np.arange(len(train)) if train.groups is None else train.groups
+    folds = np.zeros(len(train), np.int64)
+    for number, (_, tested) in enumerate(
+        grouped_folds(groups, several if train.labels is None else train.labels, count, seed)
+    ):
+        folds[tested] = number
+    return folds
+
+
+def _splits(train: Source, folds: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows to learn from and rows to be tested on, once a fold [N]."""
+    names = np.unique(folds)
+    if len(names) < 2:
+        raise DataError(f"All records are of one fold ({names[0]}): nothing is left to learn from. Leave --folds out.")
+    found = [(np.flatnonzero(folds != name), np.flatnonzero(folds == name)) for name in names]
+    for name, (learned, tested) in zip(names, found, strict=True):
+        if train.labels is not None and len(only := np.setdiff1d(train.labels[tested], train.labels[learned])):
+            raise DataError(
+                f"All records of the class {train.classes[only[0]]} are of one fold ({name}): none teach it."
+            )
+    return found
+
+
+def _over_folds(found: list[list[Score]], sides: list[list[Part]]) -> list[Score]:
+    """The means of the scores of every fold, and what they say of every record, in the order of the records."""
+    order = np.argsort(np.concatenate([test.found.index.numpy() for _, test in sides]), kind="stable")
+    together = []
+    for scores in zip(*found, strict=True):
+        values = np.array([score.value for score in scores])
+        low, high = intervals.over_draws(values)
+        records = [score.records for score in scores]
+        whole = None if any(r is None for r in records) else np.concatenate(records)
+        whole = whole[order] if whole is not None and len(whole) == len(order) else None
+        said = scores[0].settings | {"folds": values.round(4).tolist(), "interval_over": "folds"}
+        count = sum(score.n for score in scores)
+        together.append(
+            replace(scores[0], value=float(values.mean()), low=low, high=high, n=count, settings=said, records=whole)
+        )
+    return together
+
+
 def _run(one: Asked, task: Task, skipped: dict[str, str], *, strict: bool) -> list[Score]:
     """A protocol's scores; under "all", one that this data does not allow says why instead."""
     try:
@@ -179,10 +231,10 @@ def _apart(scores: list[Score], one: Asked, asked: Sequence[Asked]) -> list[Scor
     ]
 
 
-def _split_hash(train: Source, test: Source | None, rows: tuple[np.ndarray, np.ndarray] | None) -> str:
+def _split_hash(train: Source, test: Source | None, rows: list[tuple[np.ndarray, np.ndarray]] | None) -> str:
     """The same for the same records, names and labels on both sides."""
     digest = hashlib.blake2b(train.fingerprint.encode(), digest_size=8)
-    digest.update(test.fingerprint.encode() if rows is None else rows[1].tobytes())
+    digest.update(test.fingerprint.encode() if rows is None else b"".join(tested.tobytes() for _, tested in rows))
     for part in (train, test):
         if part is not None and part.labels is not None:
             digest.update(np.ascontiguousarray(part.labels))

@@ -16,6 +16,7 @@ from tacit.evaluation.fine_tune import RECIPES
 from tacit.evaluation.linear_sgd import PRESETS, usable
 from tacit.evaluation.options import Asked
 from tacit.evaluation.task import Score
+from tacit.evaluation.verification import run_verification
 from tacit.precision import CHOICES
 from tacit.views import Inputs, SoundInputs, WaveInputs, field_of
 
@@ -61,6 +62,7 @@ PROTOCOLS = {
     "budget": Protocol(few_labels.run_budget, slow="it fits many classifiers", known=few_labels.KNOWN),
     "clinical": Protocol(standard.run_clinical, known={"threshold": standard.THRESHOLDS}),
     "retrieval": Protocol(standard.run_retrieval),
+    "verification": Protocol(run_verification, ANY, slow="it asks of all pairs of test records"),
     "ridge": Protocol(other_labels.run_ridge, frozenset(["numbers"])),
     "multi_label": Protocol(other_labels.run_multi_label, frozenset(["multi"])),
     "label_free": Protocol(other_labels.run_label_free, ANY),
