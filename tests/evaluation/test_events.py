@@ -49,11 +49,12 @@ def folder(tmp_path_factory):
 
 
 def test_events_are_found_beside_both_baselines(encoder, folder):
-    result = tacit.evaluate(encoder, folder, protocol="events,events:threshold=half:median=0.01", workers=0)
+    result = tacit.evaluate(encoder, folder, protocol="events,events:threshold=half:median=0.01:points=9", workers=0)
     rows = {(r["protocol"], r["metric"], r["of"]): r for r in result["results"]}
     assert {of for _, _, of in rows} == {"run", "random-init", "raw-input"}
-    assert {m for _, m, _ in rows} == {"segment_f1", "segment_f1_macro", "event_f1", "event_f1_macro"}
-    for metric in ("segment_f1", "event_f1_macro"):
+    f1 = {"segment_f1", "segment_f1_macro", "event_f1", "event_f1_macro"}
+    assert {m for _, m, _ in rows} == f1 | {"psds1", "psds2"}
+    for metric in ("segment_f1", "event_f1_macro", "psds1", "psds2"):
         row = rows["events", metric, "raw-input"]  # tones are bands
         assert row["value"] > 0.9
         assert row["low"] <= row["value"] <= row["high"] <= 1
@@ -61,7 +62,13 @@ def test_events_are_found_beside_both_baselines(encoder, folder):
     assert row["n"] == 6
     assert set(row["settings"]["per_class"]) == {"low", "high"}
     assert row["settings"]["frame"] == 0.04
-    assert rows["events:threshold=half:median=0.01", "event_f1", "run"]["settings"]["thresholds"]["low"] == 0.5
+    row = rows["events", "psds1", "run"]
+    assert row["n"] == 6
+    assert set(row["settings"]["per_class"]) == {"low", "high"}
+    assert (row["settings"]["points"], row["settings"]["dtc"]) == (50, 0.7)
+    half = "events:threshold=half:median=0.01:points=9"
+    assert rows[half, "event_f1", "run"]["settings"]["thresholds"]["low"] == 0.5
+    assert rows[half, "psds2", "run"]["settings"]["points"] == 9
     json.dumps(result)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tacit.evaluation.event_sets import NEEDS, EventSet, active, events_in, matc
 from tacit.evaluation.frames import check_frames, frames_of, grid_of, of_bands, of_encoder
 from tacit.evaluation.groups import bootstrap_groups, grouped_split
 from tacit.evaluation.multi_label import multi_label_probe
+from tacit.evaluation.psds import SCENARIOS, psds_of, thresholds
 from tacit.evaluation.scenes.scene import Found, Job, Opened, Scene
 from tacit.evaluation.task import Score
 from tacit.views import Grid
@@ -44,13 +46,14 @@ def check(encoder: Encoder, options: dict[str, Any]) -> None:
 
 def run(
     job: Job, data: tuple[EventSet, EventSet], *,
-    threshold: str = "held_out", median: float = 0.28, overlap: float = 0.0,
+    threshold: str = "held_out", median: float = 0.28, overlap: float = 0.0, points: int = 50,
 ) -> Found:  # fmt: skip
-    """F1 of segments of a second and of events (onset within 0.2 s), over all classes and as their mean.
+    """F1 of segments of a second and of events (onset within 0.2 s), over all classes and as their mean; PSDS.
 
     Multi-label logistic regression on every frame of training, its strength swept on a held-out fifth of the training
     recordings, where `threshold=held_out` also takes the threshold of each class with the best F1 of frames; `half` is
-    0.5. What is there in each frame goes through a median filter of `median` seconds. `overlap` as of `embed`.
+    0.5. The probabilities of frames go through a median filter of `median` seconds. `overlap` as of `embed`. PSDS is
+    taken from `points` thresholds.
     """
     grid = grid_of(job.encoder, overlap)
     bad: list[tuple[str, str]] = []
@@ -66,20 +69,32 @@ def run(
         on_held, _ = multi_label_probe(x[keep], targets[keep], x[held], strength=strength)
         cuts = best_cuts(on_held.numpy(), targets[held].numpy())
     frames = 2 * round(max(median / grid.seconds - 1, 0) / 2) + 1
+    parts = found.split([len(x) for x in test.values()])
+    scores = [median_filter(part.numpy(), size=(frames, 1), mode="nearest") for part in parts]
+    true = [data[1].events[i] for i in test]
+    seconds = [
+        max([len(x) * grid.seconds, *(event.offset for event in of_one)])
+        for x, of_one in zip(scores, true, strict=True)
+    ]
     segments, events = [], []
-    for (i, of_one), probabilities in zip(test.items(), found.split([len(x) for x in test.values()]), strict=True):
-        there = median_filter((probabilities.numpy() >= cuts).astype(np.uint8), size=(frames, 1), mode="nearest")
-        said, true = events_in(there == 1, grid.seconds), data[1].events[i]
-        seconds = max([len(of_one) * grid.seconds, *(event.offset for event in true)])
-        segments.append(segment_counts(said, true, seconds, classes))
-        events.append(event_counts(said, true, classes))
+    for x, of_one, length in zip(scores, true, seconds, strict=True):
+        said = events_in(x >= cuts, grid.seconds)
+        segments.append(segment_counts(said, of_one, length, classes))
+        events.append(event_counts(said, of_one, classes))
     about = {
-        "threshold": threshold, "median": median, "overlap": overlap, "frame": grid.seconds, "l2": strength,
+        "median": median, "overlap": overlap, "frame": grid.seconds, "l2": strength,
         "feature": "log-mel bands of frames" if job.of == "raw-input" else "tokens, the mean over bands",
-        "thresholds": dict(zip(data[0].classes, np.round(cuts, 4).tolist(), strict=True)),
     }  # fmt: skip
-    counts = {"segment_f1": np.stack(segments), "event_f1": np.stack(events)}
-    return Found([s for name, of_all in counts.items() for s in _scores(job, name, of_all, about, data[1])], bad)
+    told = {"threshold": threshold, "thresholds": _by_class(data[1], cuts)}
+    rows = [
+        score
+        for name, counts in (("segment_f1", segments), ("event_f1", events))
+        for score in _f1(job, name, np.stack(counts), about | told, data[1])
+    ]
+    for name, criteria in SCENARIOS.items():
+        of = psds_of(scores, grid.seconds, true, seconds, criteria, thresholds(points))
+        rows.append(_psds(job, name, of, len(scores), about | {"points": points, **criteria._asdict()}, data[1]))
+    return Found(rows, bad)
 
 
 def _frames(job: Job, data: tuple[EventSet, EventSet], which: int, grid: Grid, bad: list) -> dict[int, Tensor]:
@@ -113,16 +128,29 @@ def best_cuts(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return cuts
 
 
-def _scores(job: Job, name: str, counts: np.ndarray, about: dict[str, Any], part: EventSet) -> list[Score]:
+def _f1(job: Job, name: str, counts: np.ndarray, about: dict[str, Any], part: EventSet) -> list[Score]:
     """Micro and macro F1 of counts [recordings, classes, 3], intervals over recordings."""
-    each = class_f1(counts)
-    per_class = {n: round(float(v), 4) for n, v in zip(part.classes, each, strict=True) if np.isfinite(v)}
     values = zip(*bootstrap_groups((counts,), None, f1_scores, resamples=500, seed=job.seed), strict=True)
-    of = about | {"per_class": per_class}
+    of = about | {"per_class": _by_class(part, class_f1(counts))}
     return [
         Score("", metric, float(value), float(low), float(high), len(counts), job.of, of)
         for metric, (value, low, high) in zip((name, f"{name}_macro"), values, strict=True)
     ]
+
+
+def _psds(
+    job: Job, name: str, of: Callable[[np.ndarray], tuple[float, np.ndarray]], count: int, about: dict[str, Any],
+    part: EventSet,
+) -> Score:  # fmt: skip
+    """PSDS of so many recordings, the interval over these; `of` as of `psds_of`."""
+    rows = np.arange(count)
+    values = bootstrap_groups(rows, None, lambda some: of(some)[0], resamples=500, seed=job.seed)
+    about = about | {"per_class": _by_class(part, of(rows)[1])}
+    return Score("", name, *values, count, job.of, about)
+
+
+def _by_class(part: EventSet, values: np.ndarray) -> dict[str, float]:
+    return {n: round(float(v), 4) for n, v in zip(part.classes, values, strict=True) if np.isfinite(v)}
 
 
 SCENE = Scene(
