@@ -27,11 +27,14 @@ HOW_NEIGHBOURS = (
 
 
 def nearest(x: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and cosines, each [Q, k], of the k records nearest to each query in [N, D], itself left out."""
+    """Rows and cosines, each [Q, k], of the k records nearest to each query in [N, D], itself left out.
+
+    Of fewer than k others all.
+    """
     unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     cosine = unit[queries] @ unit.T
     cosine[np.arange(len(queries)), queries] = -np.inf
-    order = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
+    order = np.argsort(-cosine, axis=1, kind="stable")[:, : min(k, len(x) - 1)]
     return order, np.take_along_axis(cosine, order, 1)
 
 

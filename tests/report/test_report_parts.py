@@ -93,6 +93,9 @@ def test_neighbours_by_brute_force():
         ]
         assert list(found) == list(np.argsort(each)[::-1][:3])
         assert values == pytest.approx(sorted(each)[::-1][:3])
+    rows, cosine = nearest(x[:3], np.array([0, 2]), 8)
+    assert [sorted(found) for found in rows] == [[1, 2], [0, 1]]
+    assert np.isfinite(cosine).all()
 
 
 def test_pca_keeps_what_varies():
