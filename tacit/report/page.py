@@ -8,8 +8,10 @@ import tacit
 from tacit.report.markup import Html, Section, join, tag
 from tacit.report.style import STYLE
 
-# Nothing may be fetched, run, framed or sent; pictures and styles come from inside the page.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+# Nothing may be fetched, run, framed or sent; pictures, sounds and styles come from inside the page.
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; media-src data:; base-uri 'none'; form-action 'none'"
+)
 
 
 def page(title: str, intro: Html, sections: list[Section]) -> str:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from tacit.data import Cut, Recording, Source
 from tacit.data.recording import length_at
+from tacit.report.clips import Clip, clip
 from tacit.views import Inputs, SoundInputs, shown
 
 
@@ -36,19 +37,32 @@ class Thumbnails:
     def __init__(self, source: Source, numbers: np.ndarray, inputs: Inputs | SoundInputs | None = None):
         self.source, self.numbers, self.inputs = source, numbers, inputs
 
+    @property
+    def of_sounds(self) -> bool:
+        return isinstance(self.inputs, SoundInputs)
+
     def __call__(self, row: int, side: int) -> str:
         record = self.source[int(self.numbers[row])]
-        if isinstance(self.inputs, SoundInputs):
-            return data_uri(self._spectrogram(record["audio"], side))
+        if self.of_sounds:
+            return data_uri(self._spectrogram(*self._heard(record["audio"]), side))
         picture = record["image"]
         square = min(picture.height, picture.width)
         top, left = (picture.height - square) / 2, (picture.width - square) / 2
         (pixels,) = picture.crops([Cut(top, left, square, square, (side, side))])
         return data_uri(pixels)
 
-    def _spectrogram(self, recording: Recording, side: int) -> np.ndarray:
+    def with_clip(self, row: int, side: int, most: int) -> tuple[str, Clip]:
+        """The same of a sound, and the sound itself as a clip of at most `most` characters, from one reading."""
+        wave, length = self._heard(self.source[int(self.numbers[row])]["audio"])
+        picture = data_uri(self._spectrogram(wave, length, side))
+        return picture, clip(wave[0, :length], self.inputs.rate, most)
+
+    def _heard(self, recording: Recording) -> tuple[np.ndarray, int]:
+        """What the encoder hears, [1, samples], and how many of these there are before the silence added to them."""
         (wave,) = recording.crops([self.inputs.centre(*recording.extent)])
-        share = length_at(*recording.extent, self.inputs.rate) / self.inputs.samples
-        rows = max(round(min(share, 1) * self.inputs.frames), 1)
+        return wave, min(length_at(*recording.extent, self.inputs.rate), self.inputs.samples)
+
+    def _spectrogram(self, wave: np.ndarray, length: int, side: int) -> np.ndarray:
+        rows = max(round(length / self.inputs.samples * self.inputs.frames), 1)
         pixels = shown(self.inputs.prepare(torch.from_numpy(wave)[None])[:, :, :rows], self.inputs)
         return np.asarray(Image.fromarray(pixels[0, 0].numpy()).resize((side, side)))[:, :, None]

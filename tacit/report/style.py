@@ -77,6 +77,8 @@ svg text.label { fill: var(--ink); }
 .strip { list-style: none; margin: 0 0 14px; padding: 0; display: flex; flex-wrap: wrap; gap: 8px; }
 .strip li { width: 56px; font-size: 0.8rem; color: var(--soft); text-align: center; }
 .strip img { display: block; width: 100%; height: auto; aspect-ratio: 1; object-fit: cover; border-radius: 4px; }
+.strip.sounds li { width: 112px; }
+.strip audio { display: block; width: 100%; height: 36px; margin: 4px 0 2px; }
 .strip .query { color: var(--ink); font-weight: 600; margin-right: 8px; }
 .strip .query img { outline: 2px solid var(--link); outline-offset: 1px; }
 .strip .same span span { color: var(--good); }
@@ -88,5 +90,5 @@ svg text.label { fill: var(--ink); }
 .views span { display: block; font-size: 0.8rem; color: var(--soft); margin-bottom: 6px; overflow-wrap: anywhere; }
 .views li { width: 100px; }
 @media (min-width: 800px) { .strip li { width: 72px; } }
-@media print { nav { display: none; } section { break-inside: avoid-page; } }
+@media print { nav, audio { display: none; } section { break-inside: avoid-page; } }
 """

@@ -152,6 +152,7 @@ def test_a_run_on_one_page(tmp_path, photos):
     ):  # fmt: skip
         assert expected in words, expected
     assert not list(path.parent.glob(".*"))
+    assert not found.all("audio")  # of pictures
 
 
 def test_it_can_be_read_by_everyone(tmp_path, photos):
