@@ -3,10 +3,11 @@
     python benchmarks/step.py --jobs mae moco_v3 --batch 32
     python benchmarks/step.py --profile --jobs mae
 
-A step is the whole of one: forward passes of student and teacher, heads, backward pass, optimiser and moving averages.
-Its matrix products are counted by torch (convolutions and attention with them), so what a method could spare and does
-not counts for it; how fast the machine multiplies is measured in turns with the steps, as the best of three sizes of
-square matrices in the same precision. Both precisions are told. A line a job goes to benchmarks/results/LOG.md.
+A step is the whole of one: forward passes of student and teacher, heads, backward pass, clipping, optimiser and moving
+averages. Its matrix products are counted by torch (convolutions and attention with them), so what a method could spare
+and does not counts for it; how fast the machine multiplies is measured in turns with the steps, as the best of three
+sizes of square matrices in the same precision. Both precisions are told. A line a job goes to
+benchmarks/results/LOG.md.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from views import photographs  # beside this file
 from tacit.data import open_source
 from tacit.engine import Progress
 from tacit.engine.memory import keep_memory
-from tacit.engine.optim import optimiser
+from tacit.engine.optim import clip, optimiser
 from tacit.methods import find
 from tacit.precision import unfuse_attention
 from tacit.settings import with_assignments
@@ -61,18 +62,20 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def stepper(name: str, batch: int, precision: str, folder: Path) -> Callable[[], None]:
-    """One step of training by a job's method at its `paper` settings, again and again on one batch."""
-    kind, job = find(JOBS[name].method), JOBS[name]
+def stepper(
+    name: str, sets: Sequence[str], precision: str, folder: Path, *, preset: str = "paper"
+) -> Callable[[], None]:
+    """One step of training by a method, again and again on one batch, of as many pictures in `folder`."""
+    kind = find(name)
     torch.manual_seed(0)
-    settings = with_assignments(kind.presets["paper"], [*job.sets, f"batch_size={batch}"])
+    settings = with_assignments(kind.presets[preset], list(sets))
     method = kind(settings).to(DEVICE)
     unfuse_attention(method, DEVICE, precision)
     method.after_init()
     solver = optimiser(method, settings)
     pipelines = method.views()
     drawn = Views(open_source(str(folder)), pipelines, seed=0)
-    made = collate([drawn[(0, i)] for i in range(batch)])
+    made = collate([drawn[(0, i)] for i in range(settings.batch_size)])
     views = finish({**made, "views": [_moved(view) for view in made["views"]]}, pipelines)
     done = 0
 
@@ -83,6 +86,9 @@ def stepper(name: str, batch: int, precision: str, folder: Path) -> Callable[[],
             method.before_step(progress)
             part = method.loss(views, progress)
         sum(part.terms.values()).backward()
+        named = [(n, p.grad) for n, p in method.named_parameters() if p.grad is not None]
+        norms = torch._foreach_norm([g for _, g in named])
+        clip(settings, [n for n, _ in named], [g for _, g in named], norms, torch.stack(norms).tolist())
         method.before_update(progress)
         solver.step()
         solver.zero_grad()
@@ -112,7 +118,8 @@ def main() -> None:
         for name in options.jobs:
             parts = []
             for precision in options.precisions:
-                step = stepper(name, options.batch, precision, folder)
+                sets = [*JOBS[name].sets, f"batch_size={options.batch}"]
+                step = stepper(JOBS[name].method, sets, precision, folder)
                 with FlopCounterMode(display=False) as counter:
                     step()
                 step()

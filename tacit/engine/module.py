@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tacit.engine.method import Method, Step
-from tacit.engine.optim import clip_each, clip_parts, learning_rate, optimiser, weight_decay
+from tacit.engine.optim import clip, learning_rate, optimiser, weight_decay
 from tacit.engine.schedules import Progress
 from tacit.engine.stability import layers_of
 from tacit.errors import RunFailed
@@ -89,14 +89,7 @@ class Training(L.LightningModule):
         scaled = self.trainer.precision == "16-mixed"  # fp16 finds its scale by overflowing; torch skips such a step
         if not np.isfinite(self.grad_norm) and not scaled:
             raise RunFailed(self._not_finite(f"gradient norm is {self.grad_norm}"))
-        if self.recipe.clip and self.recipe.clip_by == "tensor":
-            clip_each([g for _, g in named], norms, self.recipe.clip)
-        elif self.recipe.clip and self.recipe.clip_by == "part":
-            clip_parts([n for n, _ in named], [g for _, g in named], lengths, self.recipe.clip)
-        elif self.recipe.clip:
-            share = self.recipe.clip / (self.grad_norm + 1e-6)
-            if share < 1:
-                torch._foreach_mul_([g for _, g in named], share)
+        clip(self.recipe, [n for n, _ in named], [g for _, g in named], norms, lengths)
         self.method.before_update(self.progress)
 
     def _not_finite(self, what: str) -> str:

@@ -105,6 +105,24 @@ def weight_decay(recipe: Recipe, step: int, steps: int) -> float:
     return cosine(step, steps, recipe.weight_decay, recipe.weight_decay_end)
 
 
+def clip(recipe: Recipe, names: list[str], gradients: list[Tensor], norms: list[Tensor], lengths: list[float]) -> None:
+    """Scale the gradients of the parameters `names` as `recipe` says, in place, or leave them alone.
+
+    Args:
+        norms, lengths: of each gradient, as tensors and as numbers.
+    """
+    if not recipe.clip:
+        return
+    if recipe.clip_by == "tensor":
+        clip_each(gradients, norms, recipe.clip)
+    elif recipe.clip_by == "part":
+        clip_parts(names, gradients, lengths, recipe.clip)
+    else:
+        share = recipe.clip / (math.hypot(*lengths) + 1e-6)
+        if share < 1:
+            torch._foreach_mul_(gradients, share)
+
+
 def clip_each(gradients: list[Tensor], norms: list[Tensor], limit: float) -> None:
     """Scale every tensor whose norm is above `limit` down to it, in place (DINO)."""
     shares = torch._foreach_reciprocal(torch._foreach_add(norms, 1e-6))

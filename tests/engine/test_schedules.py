@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tacit.engine.optim import clip_each, decays, learning_rate, optimiser, weight_decay
+from tacit.engine.optim import clip, clip_each, decays, learning_rate, optimiser, weight_decay
 from tacit.engine.recipe import Recipe, problems
 from tacit.engine.schedules import Progress, by_epoch, cosine, linear, warmup_cosine
 
@@ -120,6 +120,22 @@ def test_each_tensor_is_clipped_by_its_own_norm():
     assert gradients[0].norm().item() == pytest.approx(3.0)
     assert gradients[1].tolist() == pytest.approx([0.3, 0.4])
     assert gradients[2].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "left"),
+    [
+        ({"clip": None}, [6.0, 8.0]),
+        ({"clip": 5.0}, [3.0, 4.0]),
+        ({"clip": 20.0}, [6.0, 8.0]),
+        ({"clip": 5.0, "clip_by": "part"}, [5.0, 5.0]),
+        ({"clip": 7.0, "clip_by": "tensor"}, [6.0, 7.0]),
+    ],
+)
+def test_what_is_clipped_is_what_the_recipe_says(changes, left):
+    gradients = [torch.tensor([6.0]), torch.tensor([8.0])]
+    clip(Recipe(**changes), ["encoder.a", "head.b"], gradients, torch._foreach_norm(gradients), [6.0, 8.0])
+    assert torch.cat(gradients).tolist() == pytest.approx(left, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lars", "lars_lr_inside", "larc"])
