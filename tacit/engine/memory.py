@@ -32,7 +32,8 @@ def peak_memory() -> int:
     """Bytes, of the GPU where there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Linux has `ru_maxrss` begin at the peak of the program that started this one.
+    return _said("/proc/self/status", "VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def bytes_a_record(method: Method, views: list[dict[str, Tensor]], dtype: torch.dtype | None = None) -> float:
@@ -71,8 +72,13 @@ def free_memory() -> int | None:
     """Bytes that may still be had on the device that trains; None where the system does not say."""
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0]
+    return _said("/proc/meminfo", "MemAvailable")
+
+
+def _said(file: str, what: str) -> int | None:
+    """Bytes, of a line of one of Linux' own files; None where there is none."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path(file).read_text().splitlines()
     except OSError:
         return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(what)), None)
