@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tacit.data import Batches, mix, open_source, unvisited
-from tacit.data.batches import epoch_order
+from tacit.data.batches import epoch_order, times_before
 from tacit.errors import UsageError
 
 
@@ -63,6 +63,12 @@ def test_a_record_that_comes_again_in_an_epoch_is_known_to():
         assert {before for i, before in seen if i >= 4} == {0}
         first = {i: [before for j, before in seen if j == i] for i in range(4)}
         assert all(before == [0, 1, 2] for before in first.values())
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 255, 256])
+def test_times_before_are_counted_one_by_one(length):
+    order = np.random.default_rng(0).integers(0, 20, length) * (1 << 40)
+    assert times_before(order).tolist() == [int((order[:i] == x).sum()) for i, x in enumerate(order)]
 
 
 def test_what_no_step_visits():
