@@ -237,6 +237,9 @@ def evaluate(
         str | None,
         typer.Option(metavar="COLUMN|NUMBER", help="Test each fold on what the others teach; a number draws so many."),
     ] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Of sounds: the mean over pieces of all of a recording, not its middle.")
+    ] = False,
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Keep features, and trainings under way, to go on.")
     ] = True,
@@ -260,6 +263,7 @@ def evaluate(
             label=_names(label),
             group=group,
             folds=folds,
+            whole=whole,
             seed=seed,
             workers=workers,
             cache=cache,

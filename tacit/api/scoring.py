@@ -21,6 +21,7 @@ def evaluate(
     label: str | Sequence[str] | None = None,
     group: str | None = None,
     folds: str | int | None = None,
+    whole: bool = False,
     baselines: bool = True,
     seed: int = 0,
     workers: int | None = None,
@@ -43,6 +44,7 @@ def evaluate(
         group: a column that says which records belong together (a patient, an exam): never split, drawn together.
         folds: a column of a table with every record's fold, or a number of folds to draw by `seed`: each is tested on
             what the others teach, and scores are means over them.
+        whole: of sounds, look at all of a recording, in pieces, and not at its middle.
         cache: keep features on disk (under $TACIT_CACHE), and take those that are there.
 
     Returns:
@@ -51,15 +53,15 @@ def evaluate(
         folder when `what` is a run.
     """
     result = _evaluate(
-        what, data, test, protocol, label=label, group=group, folds=folds, baselines=baselines, seed=seed,
-        workers=workers, cache=cache, progress=progress,
+        what, data, test, protocol, label=label, group=group, folds=folds, whole=whole, baselines=baselines,
+        seed=seed, workers=workers, cache=cache, progress=progress,
     )  # fmt: skip
     result.pop("records")
     return result
 
 
 def _evaluate(
-    what, data, test, protocol, *, label, group, baselines, seed, workers, cache, progress, folds=None
+    what, data, test, protocol, *, label, group, baselines, seed, workers, cache, progress, folds=None, whole=False
 ) -> dict[str, Any]:
     """`evaluate` with what it says of every test record."""
     from tacit import evaluation
@@ -70,7 +72,7 @@ def _evaluate(
     names = protocol.split(",") if isinstance(protocol, str) else list(protocol)
     asked = [evaluation.parse(name) for name in names] if names != ["all"] else []
     if any(one.name in SCENES for one in asked):
-        columns = {"--label": label, "--group": group, "--folds": folds}
+        columns = {"--label": label, "--group": group, "--folds": folds, "--whole": whole or None}
         return _scenes(
             what, data, test, asked, columns, baselines=baselines, seed=seed, workers=workers, cache=cache,
             progress=progress,
@@ -90,7 +92,7 @@ def _evaluate(
     each = None if folds is None else train.groups if number is None else evaluation.drawn_folds(train, number, seed)
     found = evaluation.evaluate(
         encoder, train, held_out, names, seed=seed, baselines=baselines, workers=workers_of(workers), cache=cache,
-        progress=progress, projector=projector, folds=each,
+        progress=progress, projector=projector, folds=each, whole=whole,
     )  # fmt: skip
     return _kept(what, data, test, found)
 
@@ -102,7 +104,9 @@ def _scenes(what, data, test, asked, columns, *, baselines, seed, workers, cache
 
     needs = f"{asked[0].name} needs {scenes.check(asked).needs}"
     if given := [name for name, value in columns.items() if value is not None]:
-        raise UsageError(f"{needs}; it takes no columns of a table. Leave {' and '.join(given)} out.")
+        raise UsageError(
+            f"{needs}; it takes no columns of a table. Leave {' and '.join(given)} out."
+        )
     for part in (data, test):
         if part is not None and not isinstance(part, str | os.PathLike):
             raise UsageError(f"{needs}; it takes a path and not a {type(part).__name__}.")

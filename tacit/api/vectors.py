@@ -88,7 +88,7 @@ def _middles(encoder, source, bad, *, workers, progress) -> Iterator[Block]:
 def _wholes(encoder, source, grid, bad, **how) -> Iterator[Block]:
     from tacit.evaluation.frames import wholes_of
 
-    for index, x in wholes_of(encoder, source, grid, bad, **how):
+    for index, x in wholes_of(encoder, encoder, source, grid, bad, **how):
         yield Block([source.name(index)], x.numpy()[None])
 
 

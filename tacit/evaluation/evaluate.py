@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tacit.encoders import Encoder
 from tacit.errors import DataError, UsageError
 from tacit.evaluation import choices, intervals, scenes
 from tacit.evaluation.features import Features, all_devices, features, raw
+from tacit.evaluation.frames import check_pieces, whole_features
 from tacit.evaluation.groups import check_groups, grouped_folds, grouped_split
 from tacit.evaluation.linear import stratified
 from tacit.evaluation.neck import first_blocks
@@ -43,6 +45,7 @@ def evaluate(
     progress: Callable[[str, int, int], None] | None = None,
     projector: nn.Module | None = None,
     folds: np.ndarray | None = None,
+    whole: bool = False,
 ) -> dict[str, Any]:
     """Scores of `encoder`, and of its own architecture at random initialisation and the raw input beside it.
 
@@ -55,6 +58,7 @@ def evaluate(
         projector: the projection head the encoder was trained with, for `fine_tune:neck=…`.
         folds: the fold [N] of every record of `train`, without `test`: each is tested on what the others teach, and a
             score is the mean over the folds, with Student's interval over them.
+        whole: of sounds, features are the means over pieces of all of a recording, not of its middle; not kept.
 
     Returns:
         `{"split", "split_hash", "seed", "inputs", "results": [score, …], "records", "skipped": {protocol: why},
@@ -82,6 +86,8 @@ def evaluate(
             )
         if neck := one.options.get("neck"):
             first_blocks(projector, neck)  # said before features are computed
+    if whole:
+        check_pieces(encoder)
     if field_of(encoder.inputs) == "audio":
         for part in (train, test):
             if part is not None and "audio" in part.fields:
@@ -103,13 +109,8 @@ def evaluate(
     bad: list[tuple[str, str]] = []
     for of, subject in subjects:
         tell = progress and (lambda done, total, of=of: progress(f"features, {of}", done, total))
-        both = [
-            raw(part, encoder.inputs, workers=workers, progress=tell)
-            if subject is None
-            else features(subject, part, names=names, workers=workers, devices=devices, cache=cache, progress=tell)
-            for part in (train, test)
-            if part is not None
-        ]
+        look = partial(_features, subject, encoder, names, workers, devices, cache, whole, tell)
+        both = [look(part) for part in (train, test) if part is not None]
         bad = bad or [item for part in both for item in part.bad]
         if rows is None:
             sides = [[Part(source, found, source) for source, found in zip((train, test), both, strict=True)]]
@@ -132,6 +133,19 @@ def evaluate(
     )
     result["notes"] = list(dict.fromkeys(note for part in (train, test) if part is not None for note in part.notes))
     return result
+
+
+def _features(
+    subject: Encoder | None, encoder: Encoder, names: Sequence[str], workers: int, devices: list[torch.device],
+    cache: bool, whole: bool, progress: Callable[[int, int], None] | None, part: Source,
+) -> Features:  # fmt: skip
+    """What protocols look at, of a part of the data; of raw inputs where there is no subject."""
+    if whole:
+        how = {"bands": subject is None, "workers": workers, "device": devices[0], "progress": progress}
+        return whole_features(subject or encoder, part, ("pooled",) if subject is None else names, **how)
+    if subject is None:
+        return raw(part, encoder.inputs, workers=workers, progress=progress)
+    return features(subject, part, names=names, workers=workers, devices=devices, cache=cache, progress=progress)
 
 
 def _split_of(train: Source) -> str:

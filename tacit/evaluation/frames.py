@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 from tacit.data import Source
 from tacit.encoders import Encoder, step, token_grid
 from tacit.errors import DataError, UsageError
-from tacit.evaluation.features import all_devices
+from tacit.evaluation import choices
+from tacit.evaluation.features import Features, all_devices
 from tacit.views import Grid, Lengths, Piece, Pieces, SoundInputs, field_of
 
 BLOCK = 1024  # recordings whose lengths are looked up at once
@@ -137,11 +138,12 @@ def frames_of(
 
 
 def wholes_of(
-    encoder: Encoder, source: Source, grid: Grid, bad: list[tuple[str, str]], **how
+    make: Callable[[Tensor], Tensor], encoder: Encoder, source: Source, grid: Grid, bad: list[tuple[str, str]], **how
 ) -> Iterator[tuple[int, Tensor]]:
-    """(number of the record, vector [D]): the mean of what the encoder says of its pieces, by the frames they add."""
+    """(number of the record, vector [D]): the mean of what `make` says of its pieces, by the frames they add; the rest
+    as for `read_pieces`."""
     current, total, weight = -1, torch.zeros(()), 0
-    for index, piece, y in read_pieces(encoder, encoder, source, grid, bad, **how):
+    for index, piece, y in read_pieces(make, encoder, source, grid, bad, **how):
         if index != current and weight:
             yield current, total / weight
         if index != current:
@@ -149,3 +151,35 @@ def wholes_of(
         total, weight = total + y * (piece.stop - piece.first), weight + piece.stop - piece.first
     if weight:
         yield current, total / weight
+
+
+def whole_features(
+    encoder: Encoder, source: Source, names: Sequence[str] = ("pooled",), *, bands: bool = False, **how
+) -> Features:
+    """Features of all of every recording, as `features` gives them of its middle: the means over its pieces.
+
+    Args:
+        names: choices of feature. bands: of no encoder, but mean and standard deviation over a piece of every log-mel
+            band. how: as for `read_pieces`.
+
+    Raises:
+        UsageError: an encoder of images, or one that takes the waveform. DataError: nothing can be read.
+    """
+    check_pieces(encoder)
+    choices.check(encoder, names)
+    widths: list[int] = []
+
+    def make(x: Tensor) -> Tensor:
+        if bands:
+            found = [torch.cat([x[:, 0].mean(1), x[:, 0].std(1, correction=0)], 1)]
+        else:
+            found = list(choices.choose(encoder, x, names).values())
+        widths[:] = [y.shape[1] for y in found]
+        return torch.cat(found, 1)
+
+    bad: list[tuple[str, str]] = []
+    rows = list(wholes_of(make, encoder, source, grid_of(encoder), bad, **how))
+    index, x = torch.tensor([i for i, _ in rows]), torch.stack([y for _, y in rows])
+    more = dict(zip(("pooled",) if bands else names, x.split(widths, 1), strict=True))
+    y = None if source.labels is None else torch.from_numpy(source.labels[index.numpy()])
+    return Features(next(iter(more.values())), y, index, bad, more)

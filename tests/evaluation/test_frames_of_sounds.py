@@ -11,8 +11,8 @@ import torch
 from tacit import api, encoders
 from tacit.data import open_source
 from tacit.errors import DataError, UsageError
-from tacit.evaluation import features
-from tacit.evaluation.frames import frames_of, grid_of, of_bands, of_encoder, wholes_of
+from tacit.evaluation import choices, features
+from tacit.evaluation.frames import frames_of, grid_of, of_bands, of_encoder, whole_features, wholes_of
 from tacit.views import kaldi_inputs, mel_db_inputs
 
 RATE = 8000
@@ -89,15 +89,47 @@ def test_batches_and_workers_change_nothing(atst, tones):
 def test_a_whole_recording_is_the_mean_of_its_pieces_by_what_they_add(atst, tones, tmp_path):
     beeps(tmp_path / "a" / "x.wav", 2.4, (0.5,))
     source = open_source(tmp_path / "a")
-    ((_, found),) = wholes_of(atst, source, grid_of(atst), [])
+    ((_, found),) = wholes_of(atst, atst, source, grid_of(atst), [])
     wave = torch.from_numpy(source[0]["audio"]._all())
     starts, added = (0, 25 * 320, 35 * 320), (25, 17, 18)
     with torch.no_grad():
         parts = atst(atst.inputs.prepare(torch.stack([wave[s : s + RATE] for s in starts])[:, None]))
     torch.testing.assert_close(found, (parts * torch.tensor(added)[:, None]).sum(0) / 60)
     short = open_source(tones)  # of half a second each: their middle is all there is
-    every = torch.stack([x for _, x in wholes_of(atst, short, grid_of(atst), [])])
+    every = torch.stack([x for _, x in wholes_of(atst, atst, short, grid_of(atst), [])])
     torch.testing.assert_close(every, features(atst, short).x)
+
+
+def test_features_of_all_of_a_recording_are_the_means_over_its_pieces(asit, tones, tmp_path):
+    beeps(tmp_path / "a" / "x.wav", 2.3, (0.5,))
+    source, names = open_source(tmp_path / "a"), ("pooled", "mean", "blocks")
+    found = whole_features(asit, source, names)
+    grid = grid_of(asit)
+    pieces = grid.pieces(grid.frames(*source[0]["audio"].extent))
+    wave = torch.from_numpy(source[0]["audio"]._all())
+    waves = torch.stack([wave[p.start * grid.frame :][: asit.inputs.samples] for p in pieces])[:, None]
+    added = torch.tensor([p.stop - p.first for p in pieces]).float()
+    with torch.no_grad():
+        x = asit.inputs.prepare(waves)
+        parts = choices.choose(asit, x, names)
+    for name in names:
+        torch.testing.assert_close(found.more[name], (added @ parts[name])[None] / added.sum())
+    bands = torch.cat([x[:, 0].mean(1), x[:, 0].std(1, correction=0)], 1)
+    torch.testing.assert_close(whole_features(asit, source, bands=True).x, (added @ bands)[None] / added.sum())
+
+
+def test_an_evaluation_looks_at_all_of_a_recording_if_asked(asit, tmp_path, digits):
+    """The class is told by a tone at the beginning, which the middle does not hold."""
+    for part in ("train", "test"):
+        for i in range(12):
+            beeps(tmp_path / part / ("tone" if i % 2 else "none") / f"{i}.wav", 4.0, (0.1 + i / 100,) if i % 2 else ())
+    how = {"protocol": "knn:k=1", "baselines": True, "workers": 0, "cache": False}
+    whole = {r["of"]: r["value"] for r in api.evaluate(asit, tmp_path, whole=True, **how)["results"]}
+    middle = {r["of"]: r["value"] for r in api.evaluate(asit, tmp_path, **how)["results"]}
+    assert whole == {"run": 1.0, "random-init": 1.0, "raw-input": 1.0}
+    assert max(middle.values()) < 1.0
+    with pytest.raises(UsageError, match="Frames and whole recordings are of sounds"):
+        api.evaluate("vit_mini:random", digits, whole=True, workers=0)
 
 
 def test_parts_that_cannot_be_read_are_left_out_and_said(atst, tmp_path):
