@@ -21,6 +21,7 @@ from tacit.encoders.encoder import (
 )
 from tacit.encoders.frames import cut_positions
 from tacit.encoders.geometry import family, geometry_problems, timm_arguments
+from tacit.encoders.window_attention import attend_in_fewer_passes
 from tacit.errors import BadSettings, DataError, Unknown
 from tacit.views import Inputs, SoundInputs, input_spec
 
@@ -150,6 +151,7 @@ def assemble(
         ) from error
     if made.get("dynamic_img_size") and type(trunk.patch_embed) is PatchEmbed:
         trunk.patch_embed.__class__ = WholePatches
+    attend_in_fewer_passes(trunk)
     if made.get("cut_positions"):
         cut_positions(trunk)
     if made.get("small_stem"):  # of small inputs nothing is thrown away at the start (He et al. 2016, section 4.2)

@@ -8,14 +8,16 @@ import pytest
 import timm
 import torch
 from timm.layers import DropPath
-from timm.models.swin_transformer import SwinTransformerBlock
+from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention
 from timm.models.vision_transformer import Block
 from torch import nn
 
 from tacit import encoders
+from tacit.encoders import window_attention
 from tacit.encoders.class_token import reads_class_token
 from tacit.encoders.encoder import TokenBatchNorm
 from tacit.encoders.skip_rows import SkippingBlock, SkippingSwinBlock, add_branch, skip_dropped_rows
+from tacit.encoders.window_attention import FewerPasses
 
 
 def trained(module: nn.Module, x: torch.Tensor, seed: int = 3) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -104,3 +106,95 @@ def test_where_the_last_block_is_needed_whole_it_is_computed_whole():
         watched = last()
         watched.blocks[-1].get_submodule(part).register_forward_hook(lambda *_: None)
         assert not reads_class_token(watched)
+
+
+def windows_trained(encoder: nn.Module, x: torch.Tensor, dtype: torch.dtype | None) -> list[torch.Tensor]:
+    """Tokens and the gradients of all weights, in autocast to `dtype`."""
+    encoder.zero_grad(set_to_none=True)
+    with torch.autocast("cpu", dtype, enabled=dtype is not None):
+        y = encoder.tokens(x)
+    (y.float() * torch.sin(torch.arange(y.numel()).float()).view_as(y)).sum().backward()
+    return [y.detach().float(), *(p.grad for p in encoder.parameters())]
+
+
+def far(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> list[float]:
+    return [float((a - b).norm() / b.norm().clamp_min(1e-6)) for a, b in zip(found, wanted, strict=True)]
+
+
+def slow(encoder: nn.Module) -> nn.Module:
+    made = copy.deepcopy(encoder)
+    for part in made.modules():
+        if isinstance(part, FewerPasses):
+            part.__class__ = WindowAttention
+    return made
+
+
+@pytest.mark.parametrize("any_size", [False, True])
+def test_windows_attend_in_fewer_passes_with_the_same_outcome(any_size, monkeypatch):
+    torch.manual_seed(0)
+    encoder = encoders.build("swin_mini", size=32)  # maps of 16, 8 and 4, windows of 4: several with a shift, and one
+    for name, p in encoder.named_parameters():
+        if name.endswith("bias_table"):
+            nn.init.normal_(p)
+    if any_size:
+        encoder = encoders.any_size(encoder)
+    masks, calls = [], []
+    monkeypatch.setattr(window_attention, "attend_windows", lambda *given: calls.append(given) or attend(*given))
+    attend = window_attention._Attention.apply
+    for part in encoder.modules():
+        if isinstance(part, FewerPasses):
+            part.register_forward_pre_hook(lambda _, __, given: masks.append(given["mask"]), with_kwargs=True)
+    plain, x = slow(encoder), torch.randn(3, 3, 32 + 8 * any_size, 32)
+    exact = windows_trained(plain, x, None)
+    for a, b in zip(windows_trained(encoder, x, None), exact, strict=True):
+        assert torch.equal(a, b)
+    assert not calls
+    assert any(mask is None for mask in masks)
+    assert any(mask is not None for mask in masks)
+    fast, usual = (windows_trained(one, x, torch.bfloat16) for one in (encoder, plain))
+    assert len(calls) == len(encoder.trunk.layers) * 2
+    for off, before in zip(far(fast, exact), far(usual, exact), strict=True):
+        assert off < max(1.5 * before, 0.02)
+    assert encoder.trunk.state_dict().keys() == timm_keys(encoder)
+
+
+def timm_keys(encoder: nn.Module) -> set[str]:
+    return timm.create_model(encoder.arch, num_classes=0, **encoder.kwargs).state_dict().keys()
+
+
+def test_windows_attend_as_the_formula_says():
+    torch.manual_seed(0)
+    heads, tokens, bias = 2, 5, torch.randn(3, 2, 5, 5, requires_grad=True)
+    qkv = torch.randn(6, tokens, 3 * heads * 4).bfloat16().requires_grad_()
+    g = torch.randn(6, tokens, heads * 4)
+
+    def formula(qkv: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        q, k, v = qkv.unflatten(2, (3, heads, 4)).permute(2, 0, 3, 1, 4)
+        return ((q @ k.mT * 0.7 + bias.repeat(2, 1, 1, 1)).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+    given = [qkv.detach().double().requires_grad_(), bias.detach().double().requires_grad_()]
+    wanted = formula(*given)
+    found = window_attention.attend_windows(qkv, bias, 0.7)
+    found.backward(g.bfloat16())
+    wanted.backward(g.double())
+    told = [found.detach(), qkv.grad, bias.grad]
+    assert [x.dtype for x in told] == [torch.bfloat16, torch.bfloat16, torch.float32]
+    assert max(far([x.double() for x in told], [wanted.detach(), *(x.grad for x in given)])) < 0.01
+
+
+def test_windows_that_cannot_be_fast_are_timms():
+    torch.manual_seed(0)
+    attention = encoders.build("swin_mini", size=32).trunk.layers[0].blocks[0].attn
+    plain = slow(attention)
+    x = torch.randn(4, 16, 32)
+    for change in ({"fused_attn": True}, {"attn_drop": nn.Dropout(0.5)}):
+        found = []
+        for one in (copy.deepcopy(attention), copy.deepcopy(plain)):
+            for name, value in change.items():
+                setattr(one, name, value)
+            torch.manual_seed(0)
+            with torch.autocast("cpu", torch.bfloat16):
+                found.append(one(x))
+        assert torch.equal(*found)
+    v2 = encoders.build("swinv2_mini", size=32)
+    assert not any(isinstance(part, FewerPasses) for part in v2.modules())
