@@ -104,9 +104,7 @@ def _scenes(what, data, test, asked, columns, *, baselines, seed, workers, cache
 
     needs = f"{asked[0].name} needs {scenes.check(asked).needs}"
     if given := [name for name, value in columns.items() if value is not None]:
-        raise UsageError(
-            f"{needs}; it takes no columns of a table. Leave {' and '.join(given)} out."
-        )
+        raise UsageError(f"{needs}; it takes no columns of a table. Leave {' and '.join(given)} out.")
     for part in (data, test):
         if part is not None and not isinstance(part, str | os.PathLike):
             raise UsageError(f"{needs}; it takes a path and not a {type(part).__name__}.")
