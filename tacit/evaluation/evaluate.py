@@ -129,8 +129,9 @@ def evaluate(
     if folds is not None:
         split = f"{len(rows)} folds, each tested on what the others teach"
     result = packed(
-        scores, encoder, split=split, split_hash=_split_hash(train, test, rows), seed=seed, bad=bad, skipped=skipped
-    )
+        scores, encoder, split=split + (", all of each recording" if whole else ""),
+        split_hash=_split_hash(train, test, rows, whole), seed=seed, bad=bad, skipped=skipped,
+    )  # fmt: skip
     result["notes"] = list(dict.fromkeys(note for part in (train, test) if part is not None for note in part.notes))
     return result
 
@@ -245,9 +246,11 @@ def _apart(scores: list[Score], one: Asked, asked: Sequence[Asked]) -> list[Scor
     ]
 
 
-def _split_hash(train: Source, test: Source | None, rows: list[tuple[np.ndarray, np.ndarray]] | None) -> str:
-    """The same for the same records, names and labels on both sides."""
-    digest = hashlib.blake2b(train.fingerprint.encode(), digest_size=8)
+def _split_hash(
+    train: Source, test: Source | None, rows: list[tuple[np.ndarray, np.ndarray]] | None, whole: bool
+) -> str:
+    """The same for the same records, names and labels on both sides, of which as much is looked at."""
+    digest = hashlib.blake2b(train.fingerprint.encode() + b"whole" * whole, digest_size=8)
     digest.update(test.fingerprint.encode() if rows is None else b"".join(tested.tobytes() for _, tested in rows))
     for part in (train, test):
         if part is not None and part.labels is not None:

@@ -124,8 +124,10 @@ def test_an_evaluation_looks_at_all_of_a_recording_if_asked(asit, tmp_path, digi
         for i in range(12):
             beeps(tmp_path / part / ("tone" if i % 2 else "none") / f"{i}.wav", 4.0, (0.1 + i / 100,) if i % 2 else ())
     how = {"protocol": "knn:k=1", "baselines": True, "workers": 0, "cache": False}
-    whole = {r["of"]: r["value"] for r in api.evaluate(asit, tmp_path, whole=True, **how)["results"]}
-    middle = {r["of"]: r["value"] for r in api.evaluate(asit, tmp_path, **how)["results"]}
+    both = [api.evaluate(asit, tmp_path, whole=way, **how) for way in (True, False)]
+    assert both[0]["split"] == f"{both[1]['split']}, all of each recording"
+    assert both[0]["split_hash"] != both[1]["split_hash"]
+    whole, middle = ({r["of"]: r["value"] for r in found["results"]} for found in both)
     assert whole == {"run": 1.0, "random-init": 1.0, "raw-input": 1.0}
     assert max(middle.values()) < 1.0
     with pytest.raises(UsageError, match="Frames and whole recordings are of sounds"):
