@@ -69,11 +69,6 @@ def one_seed(options: argparse.Namespace, data: Path, seed: int) -> dict:
 
 def summarise(options: argparse.Namespace, seeds: list[dict]) -> dict:
     rows = {name: [s["scores"][name] for s in seeds] for name in seeds[0]["scores"]}
-    gains = {}
-    for protocol in options.protocols.split(","):
-        if f"random-init/{protocol}" in rows:
-            gain = difference(np.array(rows[f"run/{protocol}"]), np.array(rows[f"random-init/{protocol}"]))
-            gains[protocol] = dict(zip(("gain", "low", "high"), gain, strict=True))
     return {
         "date": f"{date.today()}",
         "command": command(),
@@ -86,8 +81,17 @@ def summarise(options: argparse.Namespace, seeds: list[dict]) -> dict:
         "versions": {"tacit": tacit.__version__, "torch": torch.__version__},
         "seeds": seeds,
         "mean": {name: float(np.mean(values)) for name, values in rows.items()},
-        "over_random_init": gains,
+        "over_random_init": gains(rows),
     }
+
+
+def gains(rows: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """By protocol what the run has over random initialisation, of scores by "of/protocol", one a seed."""
+    found = {}
+    for protocol in (name.removeprefix("random-init/") for name in rows if name.startswith("random-init/")):
+        gain = difference(np.array(rows[f"run/{protocol}"]), np.array(rows[f"random-init/{protocol}"]))
+        found[protocol] = dict(zip(("gain", "low", "high"), gain, strict=True))
+    return found
 
 
 def main() -> None:
@@ -108,12 +112,12 @@ def main() -> None:
     summary = summarise(options, [one_seed(options, data, seed) for seed in options.seeds])
     stem = f"{summary['date']}-{options.name}-{options.method}-{options.encoder}"
     write_json(HERE / "results" / f"{stem}.json", summary)
-    gains = "; ".join(
+    told = "; ".join(
         f"{p} {100 * g['gain']:+.1f} points ({100 * g['low']:.1f} to {100 * g['high']:.1f})"
         for p, g in summary["over_random_init"].items()
     )
     print(json.dumps(summary["mean"], indent=2))
-    note(f"{options.name} {options.method} {options.encoder}, {len(options.seeds)} seeds: {gains}")
+    note(f"{options.name} {options.method} {options.encoder}, {len(options.seeds)} seeds: {told}")
 
 
 if __name__ == "__main__":
