@@ -17,11 +17,12 @@ from tacit.data.targets import read_targets
 from tacit.errors import DataError
 
 SOUND_NAMES = ("wav", "audio", "audio_path", "audio_filepath", "sound")
+PLACES = ("audio", "clips", "wavs", "images", "../audio", "../images")  # ESC-50, Common Voice, …
 PATH_NAMES = ("path", "file", "file_name", "filename", "filepath", "image", *SOUND_NAMES, "name")
 
 
 def index_listing(path: Path, cache: str | os.PathLike | None = None) -> Index:
-    """The files a table names, relative to the folder it lies in, in its order; labels if it has such a column.
+    """The files a table names, relative to a folder (`root_of`), in its order; labels if it has such a column.
 
     All rows are of one kind, which the endings of most say, or where these say nothing the name of the column. Where a
     cell of labels is a list, records have several at once: facts["several"] names them, and the column `several` says
@@ -69,6 +70,13 @@ def index_listing(path: Path, cache: str | os.PathLike | None = None) -> Index:
         kind = "audio"
     facts = {"classes": classes, "skipped": [], "notes": notes, "kind": kind, "stamp": stamp}
     return write(where, columns, facts | {"several": None if several is None else several.names})
+
+
+def root_of(path: Path, first: str) -> Path:
+    """The folder that a table's files are named from: its own, or if its first file is not there one of `PLACES`."""
+    own = path.parent
+    there = next((own / place for place in ("", *PLACES) if (own / place / first).is_file()), own)
+    return Path(os.path.normpath(there))
 
 
 def read_listing(path: Path) -> dict[str, list[Any]]:

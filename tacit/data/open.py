@@ -16,7 +16,7 @@ from tacit.data.folder import Files, index_folder
 from tacit.data.index import Index
 from tacit.data.kinds import check_kind, check_readers
 from tacit.data.labels import PARTS, class_folders, parts_note
-from tacit.data.listing import index_listing, read_listing
+from tacit.data.listing import index_listing, read_listing, root_of
 from tacit.data.source import Source, Store
 from tacit.data.table import from_array, from_rows, load_rows
 from tacit.data.targets import Targets, match_targets, read_targets
@@ -205,7 +205,11 @@ def _open(data: Any, channels: int, cache: str | os.PathLike | None, kind: str |
         return _of_rows(load_rows([str(path)], TABLES[suffix]), path.name, channels, kind)
     if suffix in LISTINGS:
         index = index_listing(path, cache)
-        return _of_index(Files(str(path.parent), index), index, channels)
+        root = root_of(path, index.table.column("name")[0].as_py())
+        source = _of_index(Files(str(root), index), index, channels)
+        if root != Path(os.path.normpath(path.parent)):
+            source.notes = [*source.notes, f"The files that {path.name} names are in {root}."]
+        return source
     if suffix == ".npy":
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)

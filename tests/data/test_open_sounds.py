@@ -1,5 +1,6 @@
 import json
 import pickle
+import shutil
 import tarfile
 import zipfile
 
@@ -107,6 +108,21 @@ def test_a_table_of_files(clips, column):
     assert source.fields == ("audio",)
     assert source.classes == ["loud", "soft"]
     assert [loudness(source, i) for i in range(2)] == [0.2, 0.8]
+
+
+@pytest.mark.parametrize("place", ["audio", "clips", "../audio"])
+def test_files_may_lie_in_a_folder_beside_their_table(tones, tmp_path, place):
+    (tmp_path / "meta").mkdir()
+    shutil.copytree(tones / "low", tmp_path / "meta" / place)
+    names = sorted(path.name for path in (tones / "low").iterdir())
+    (tmp_path / "meta" / "all.csv").write_text("\n".join(["filename,fold", *(f"{name},1" for name in names)]))
+    source = open_source(tmp_path / "meta" / "all.csv", group="fold")
+    assert source[0]["audio"].samples > 0
+    (note,) = source.notes
+    assert note == f"The files that all.csv names are in {(tmp_path / 'meta' / place).resolve()}."
+    assert open_source(tmp_path / "meta" / "all.csv").notes == source.notes  # also from the stored index
+    shutil.copy(tones / "low" / names[0], tmp_path / "meta")
+    assert open_source(tmp_path / "meta" / "all.csv").notes == []
 
 
 def test_a_table_whose_files_have_no_endings(clips):
