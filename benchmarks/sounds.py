@@ -3,9 +3,14 @@
     python benchmarks/sounds.py --data fsdd/ --name fsdd --method asit --label '^(\\d)_' --set size=48 \\
         --set epochs=60 --set lr=2e-3
 
+    python benchmarks/sounds.py --data esc10/ --name esc10 --method atst_clip --label '^(.+)_[1-5]-' --test '_5-' \\
+        --folds '_([1-5])-' --whole --set size=201 --set epochs=200
+
 The first group of --label is the class, found in the name of a file; names in which --test is found are held out, or
 else the files below DATA/test. Compared are the same encoder at random initialisation and the mean and deviation over
-time of every log-mel band, which need no encoder. The line goes to benchmarks/results/LOG.md, intervals over the seeds.
+time of every log-mel band, which need no encoder. --whole scores all of a recording and not its middle. With --folds,
+whose first group is the fold, probes are also scored fold by fold over all recordings, most of which pre-training heard
+without their labels. The line goes to benchmarks/results/LOG.md, intervals over the seeds.
 """
 
 from __future__ import annotations
@@ -26,19 +31,20 @@ PROTOCOLS = "knn,linear"
 
 
 def manifests(options: argparse.Namespace) -> Path:
-    """train.csv and test.csv with the classes that the names of files say."""
+    """train.csv, test.csv and all.csv with the classes and folds that the names of files say."""
     files = sorted(p for p in options.data.rglob("*") if p.suffix.lower() in EXTENSIONS)
     label, held_out = re.compile(options.label), re.compile(options.test) if options.test else None
+    folds = re.compile(options.folds or "()")
     folder = options.out / options.name
     folder.mkdir(parents=True, exist_ok=True)
     parts = {"train": [], "test": []}
     for file in files:
         test = held_out.search(file.name) if held_out else file.relative_to(options.data).parts[0] == "test"
-        if found := label.search(file.name):
-            parts["test" if test else "train"].append((str(file.resolve()), found.group(1)))
-    for name, rows in parts.items():
+        if (found := label.search(file.name)) and (fold := folds.search(file.name)):
+            parts["test" if test else "train"].append((str(file.resolve()), found.group(1), fold.group(1)))
+    for name, rows in (parts | {"all": parts["train"] + parts["test"]}).items():
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as made:
-            csv.writer(made).writerows([("path", "label"), *rows])
+            csv.writer(made).writerows([("path", "label", "fold"), *rows])
     print(f"{len(parts['train']):,} recordings to learn from, {len(parts['test']):,} to test", file=sys.stderr)
     return folder
 
@@ -48,8 +54,12 @@ def one_seed(options: argparse.Namespace, data: Path, seed: int) -> dict[tuple[s
         options.method, str(data / "train.csv"), options.out / f"{options.name}-{options.method}-{seed}",
         preset="small", seed=seed, set=["check_every=0", *options.set], workers=0, resume=True,
     )  # fmt: skip
-    result = tacit.evaluate(run, data, protocol=PROTOCOLS, seed=seed, workers=0)
+    how = {"protocol": PROTOCOLS, "label": "label", "whole": options.whole, "seed": seed, "workers": 0}
+    result = tacit.evaluate(run, data / "train.csv", data / "test.csv", **how)
     scores = {(r["of"], r["protocol"]): r["value"] for r in result["results"]}
+    if options.folds:
+        result = tacit.evaluate(run, data / "all.csv", folds="fold", **how)
+        scores |= {(r["of"], f"{r['protocol']} by folds"): r["value"] for r in result["results"]}
     print(f"seed {seed}: " + ", ".join(f"{of} {p} {100 * v:.1f}" for (of, p), v in scores.items()), file=sys.stderr)
     return scores
 
@@ -61,6 +71,8 @@ def main() -> None:
     parser.add_argument("--method", default="asit")
     parser.add_argument("--label", required=True, metavar="REGEX")
     parser.add_argument("--test", metavar="REGEX")
+    parser.add_argument("--folds", metavar="REGEX")
+    parser.add_argument("--whole", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--out", type=Path, default=Path("runs/sounds"))
@@ -69,7 +81,7 @@ def main() -> None:
     data = manifests(options)
     seeds = [one_seed(options, data, seed) for seed in options.seeds]
     others = {"random-init": "random init", "raw-input": "log-mel statistics"}
-    told = [told_over(protocol, seeds, others) for protocol in PROTOCOLS.split(",")]
+    told = [told_over(name, seeds, others) for name in dict.fromkeys(protocol for _, protocol in seeds[0])]
     note(
         f"sounds, {options.method} `small` on {options.name}, {len(seeds)} seeds: {'; '.join(told)}",
         keep=not options.no_log,

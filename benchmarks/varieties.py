@@ -55,11 +55,11 @@ def accents(folder: Path, options: argparse.Namespace) -> Path:
     words = ["".join(rng.choice(list(VOWELS), 4)) for _ in range(options.recordings)]  # everybody says the same
     rows = []
     for accent in range(options.accents):
-        shifts = {v: 1 + rng.normal(0, 0.06, 2) for v in VOWELS}
+        shifts = {v: 1 + rng.normal(0, 0.12, 2) for v in VOWELS}
         stressed, stretch = int(rng.integers(4)), rng.uniform(1.2, 1.6)
         for speaker in range(options.speakers):
             name, pitch = f"{accent}-{speaker}", rng.uniform(90, 250)
-            tract, tempo = rng.normal(1, 0.06), rng.uniform(0.85, 1.15)
+            tract, tempo = rng.normal(1, 0.04), rng.uniform(0.85, 1.15)
             for number, word in enumerate(words):
                 parts = []
                 for place, v in enumerate(word):
@@ -118,8 +118,8 @@ def main() -> None:
     parser.add_argument("--label", metavar="REGEX", help="its first group is the class, in the name of a file")
     parser.add_argument("--group", metavar="REGEX", help="its first group is the speaker")
     parser.add_argument("--accents", type=int, default=5, help="generated")
-    parser.add_argument("--speakers", type=int, default=8, help="of each accent")
-    parser.add_argument("--recordings", type=int, default=15, help="of each speaker")
+    parser.add_argument("--speakers", type=int, default=12, help="of each accent")
+    parser.add_argument("--recordings", type=int, default=12, help="of each speaker")
     parser.add_argument("--encoder", help="a run of a method for sounds, or a speech model; fresh weights without it")
     parser.add_argument("--teacher", help="a run that reads the same spectrograms, no longer ones")
     parser.add_argument("--recipe", default="small")
