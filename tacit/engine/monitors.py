@@ -51,14 +51,14 @@ def health(signals: dict[str, Tensor]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
 
 
-def about_mean(features: Tensor) -> dict[str, Tensor]:
-    """`embeddings` and `positives` of features [2 B, D] of two views, for methods whose loss compares no records.
+def about_mean(features: Tensor, views: int = 2) -> dict[str, Tensor]:
+    """`embeddings` of features [views B, D], and `positives` of two views, for methods whose loss compares no records.
 
     Nothing keeps such features away from a common direction, so what tells records apart is what is left of them about
     the mean of their view.
     """
-    about = [F.normalize((x - x.mean(0)).detach().float(), dim=1) for x in features.chunk(2)]
-    return {"embeddings": torch.cat(about), "positives": torch.cat(about[::-1])}
+    about = [F.normalize((x - x.mean(0)).detach().float(), dim=1) for x in features.chunk(views)]
+    return {"embeddings": torch.cat(about)} | ({"positives": torch.cat(about[::-1])} if views == 2 else {})
 
 
 @dataclass

@@ -17,7 +17,7 @@ from PIL import Image
 
 import tacit
 from tacit.engine import Step
-from tacit.engine.monitors import CollapseWatch, health
+from tacit.engine.monitors import CollapseWatch, about_mean, health
 from tacit.errors import BadSettings, DataError, RunFailed, UsageError
 from tacit.methods.image.moby import MoBY
 
@@ -396,6 +396,21 @@ def test_health_of_known_embeddings():
     assert values["alignment"] == 0
     assert values["embedding_rank"] == pytest.approx(7, rel=1e-3)
     assert health({"embeddings": torch.ones(8, 4) / 2})["embedding_std"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_direction_that_all_features_share_is_no_collapse(views):
+    """Reconstruction alone does not keep features away from one; where they differ they still tell records apart."""
+    generator = torch.Generator().manual_seed(0)
+    features = 30.0 + torch.randn(64, 16, generator=generator)
+    assert health({"embeddings": torch.nn.functional.normalize(features, dim=1)})["embedding_std"] < 0.05
+    signals = about_mean(features, views)
+    values = health(signals)
+    assert values["embedding_std"] > 0.9
+    assert values["embedding_rank"] > 10
+    assert ("positives" in signals) == (views == 2)
+    same = about_mean(30.0 + torch.arange(64.0)[:, None] * torch.ones(16), views)
+    assert "directions" in CollapseWatch(patience=1).see(health(same))
 
 
 def test_one_channel_and_four(tmp_path):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tacit import encoders
 from tacit.engine import Method, Progress, Recipe, Step
+from tacit.engine.monitors import about_mean
 from tacit.heads import LatentDecoder, LatentRegressor, decoder_problems, hold_key_biases, latent_projection
 from tacit.objectives import cosine_distance, repainted_picture
 from tacit.settings import again, setting
@@ -152,7 +153,7 @@ class CAE(Method):
         encoded, tokens, told = self.predict(view)
         targets = self.tokenizer(rendering["image"])
         seen_mean = encoded[:, 1:].detach().float().mean(1)
-        signals = {"features": encoded[:, 0].detach(), "embeddings": F.normalize(seen_mean, dim=1)}
+        signals = {"features": encoded[:, 0].detach(), **about_mean(seen_mean, views=1)}
         if self.s.targets == "features":  # [B, 1 + N, D]
             wanted = encoders.pick(targets[:, 1:], torch.cat([seen, hidden], dim=1))
             said = self.decoder(torch.cat([tokens, told], dim=1))

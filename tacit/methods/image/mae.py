@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tacit import encoders
 from tacit.engine import Method, Progress, Recipe, Step
+from tacit.engine.monitors import about_mean
 from tacit.heads import TokenDecoder, decoder_problems
 from tacit.objectives import masked_mean, normalise_patches, patchify, repainted
 from tacit.settings import again, setting
@@ -110,7 +110,7 @@ class MAE(Method):
         seen = tokens[:, self.decoder.prefix :].detach().float().mean(1)
         signals = {
             "features": tokens[:, 0].detach() if self.decoder.prefix else seen,
-            "embeddings": F.normalize(seen, dim=1),
+            **about_mean(seen, views=1),
             "metric/explained": 1 - loss.detach() / of_nothing.clamp_min(1e-12),
         }
         return Step({"pixels": loss}, signals)

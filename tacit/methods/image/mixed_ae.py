@@ -13,11 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tacit import encoders
 from tacit.engine import Method, Progress, Recipe, Step
+from tacit.engine.monitors import about_mean
 from tacit.heads import TokenDecoder, decoder_problems, mlp
 from tacit.objectives import homologous_contrast, homologous_share, masked_mean, normalise_patches, patchify, repainted
 from tacit.settings import again, setting
@@ -151,7 +151,7 @@ class MixedAE(Method):
         if contrasts:
             terms["homologous"] = self.s.contrast_weight * torch.stack(contrasts).mean()
         seen = own[:, self.prefix :].detach().float().mean(1)  # an image's tokens; the class token is the mixture's
-        signals = {"features": seen, "embeddings": F.normalize(seen, dim=1)}
+        signals = {"features": seen, **about_mean(seen, views=1)}
         if chosen is not None:
             signals["metric/recognition"] = homologous_share(chosen, owners)
         return Step(terms, signals)
