@@ -66,15 +66,21 @@ class SpikeWatch:
 
 @dataclass
 class DipWatch:
-    """Says when an accuracy falls by more than three standard errors below its best."""
+    """Says when an accuracy falls by more than three standard errors below its best, and again when it falls as far
+    below what was said, or after it was back."""
 
     n: int  # records it is a share of
     best: float = 0.0
+    said: float | None = None
 
     def see(self, accuracy: float) -> str | None:
-        error = (max(self.best * (1 - self.best), 1e-4) / max(self.n, 1)) ** 0.5
+        noise = 3 * (max(self.best * (1 - self.best), 1e-4) / max(self.n, 1)) ** 0.5
         dip = self.best - accuracy
         self.best = max(self.best, accuracy)
-        if dip <= 3 * error:
+        if dip <= noise:
+            self.said = None
             return None
+        if self.said is not None and self.said - accuracy <= noise:
+            return None
+        self.said = accuracy
         return f"k-NN dip: {100 * accuracy:.1f} % after {100 * self.best:.1f} %; the run may be unstable."

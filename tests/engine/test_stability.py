@@ -70,7 +70,10 @@ def test_a_dip_is_called_and_noise_is_not():
     assert watch.see(0.30) is None
     assert watch.see(0.29) is None
     assert "k-NN dip: 20.0 % after 30.0 %" in watch.see(0.20)
+    assert [watch.see(x) for x in (0.21, 0.19, 0.20)] == [None] * 3  # said once
+    assert "k-NN dip: 11.0 % after 30.0 %" in watch.see(0.11)  # it goes on falling
     assert watch.see(0.35) is None
+    assert "k-NN dip: 20.0 % after 35.0 %" in watch.see(0.20)
 
 
 def test_prototypes_are_too_sharp_too_flat_or_say_something():
