@@ -120,7 +120,7 @@ def pretrain(
     if held_out is not None and held_out.labels is None:
         raise DataError(f"--val {val} has no labels, and serves nothing but an accuracy. Leave it out, or label it.")
     check_enough(source, settings)
-    settings = cls.measured(settings, source)
+    settings = settings.measured(source)
     per_epoch = steps_per_epoch(settings, len(source))
     total = steps or (going_on or {}).get("steps") or settings.epochs * per_epoch
     resolved = {

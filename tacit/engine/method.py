@@ -9,7 +9,6 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from tacit import encoders
-from tacit.data import Source
 from tacit.encoders import Encoder
 from tacit.engine.recipe import Recipe
 from tacit.engine.schedules import Progress
@@ -69,11 +68,6 @@ class Method(nn.Module):
     def problems(cls, settings: Recipe) -> list[str]:
         """What cannot work for this method, beyond `recipe.problems`: one sentence each."""
         return []
-
-    @classmethod
-    def measured(cls, settings: Recipe, source: Source) -> Recipe:
-        """Settings that were left to the data, read off it once, when a new run begins; others as they are."""
-        return settings
 
     def views(self) -> list[View]:
         """The view pipelines, in the order in which `loss` gets their batches."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tacit import encoders
+from tacit.data import Source
 from tacit.settings import again, setting
 
 
@@ -89,6 +90,10 @@ class Recipe:
     def trunk(self) -> dict[str, object]:
         """More arguments of `encoders.build` that a method takes, so that its problems are those of what is built."""
         return {}
+
+    def measured(self, source: Source) -> Recipe:
+        """The same with what was left to the data, which is read off it once, when a new run begins."""
+        return self
 
 
 @dataclass(frozen=True)

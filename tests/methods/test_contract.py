@@ -19,6 +19,7 @@ from tacit.engine import DINORecipe, Method, Progress, Recipe, SoundRecipe
 from tacit.engine.bootstrapping import Bootstrapping
 from tacit.engine.clustering import Clustering
 from tacit.engine.distilling import Distilling
+from tacit.engine.levelling import LevelledRecipe
 from tacit.engine.recipe import problems as recipe_problems
 from tacit.errors import Unknown
 from tacit.evaluation import classifier
@@ -115,7 +116,8 @@ def test_it_says_what_it_is(cls):
     assert {"paper", "small"} <= set(cls.presets)
     assert issubclass(cls.Settings, Recipe)
     # What all share, or a family of methods does.
-    assert cls.Settings.__mro__[1] in (Recipe, DINORecipe, SoundRecipe, Bootstrapping, Distilling, Clustering)
+    families = (DINORecipe, SoundRecipe, LevelledRecipe, Bootstrapping, Distilling, Clustering)
+    assert cls.Settings.__mro__[1] in (Recipe, *families)
     assert dataclasses.is_dataclass(cls.Settings)
     assert cls.Settings.__dataclass_params__.frozen
 

@@ -10,43 +10,30 @@ at 16 kHz. It means to hold the prototypes in the first epoch and does not: `fre
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from tacit import encoders
-from tacit.data import Source
-from tacit.engine import Method, Progress, SoundRecipe, Step, restoring_signals
+from tacit.engine import Method, Progress, Step, restoring_signals
 from tacit.engine.distilling import hold_last_layers, momentum_at, watched
+from tacit.engine.levelling import LevelledRecipe
 from tacit.engine.schedules import by_epoch
 from tacit.heads import PixelDecoder, PrototypeHeads
 from tacit.objectives import across_views, masked_l1, mean_in_parts, sharpen, soft_cross_entropy
 from tacit.settings import again, setting
 from tacit.teachers import Center, ema_update, momentum_copy
-from tacit.views import (
-    AUDIOSET_MEAN,
-    AUDIOSET_STD,
-    Another,
-    Blocks,
-    Corrupted,
-    Excerpt,
-    SoundInputs,
-    corruption_problems,
-    kaldi_inputs,
-    levels,
-)
+from tacit.views import Another, Blocks, Corrupted, Excerpt, corruption_problems
 
 
 @dataclass(frozen=True)
-class Settings(SoundRecipe):
-    encoder: str = again(SoundRecipe, "encoder", "vit_base_patch16_224")
-    rate: int = again(SoundRecipe, "rate", 32_000)
-    epochs: int = again(SoundRecipe, "epochs", 100)
-    batch_size: int = again(SoundRecipe, "batch_size", 128)
+class Settings(LevelledRecipe):
+    encoder: str = again(LevelledRecipe, "encoder", "vit_base_patch16_224")
+    rate: int = again(LevelledRecipe, "rate", 32_000)
+    epochs: int = again(LevelledRecipe, "epochs", 100)
+    batch_size: int = again(LevelledRecipe, "batch_size", 128)
 
-    mean: float | None = setting(AUDIOSET_MEAN, "of the log mel energies, subtracted; none: measured on the data")
-    std: float | None = setting(AUDIOSET_STD, "deviation of these, divided by twice; none: measured", low=1e-3)
     roll: float = setting(0.5, "chance that a recording is rolled circularly before excerpts are cut", low=0, high=1)
     fills: tuple[str, ...] = setting(("zeros",), "what overwrites, one kind an excerpt: zeros, noise, time, freq, copy")
     noise: tuple[float, float] = setting(
@@ -78,12 +65,6 @@ class Settings(SoundRecipe):
     @property
     def distils(self) -> bool:
         return self.view_weight > 0 or self.patch_weight > 0
-
-    @property
-    def inputs(self) -> SoundInputs:
-        """With AudioSet's mean and deviation where they are still to be measured."""
-        mean, std = (AUDIOSET_MEAN if self.mean is None else self.mean, AUDIOSET_STD if self.std is None else self.std)
-        return kaldi_inputs(self.size, self.mels, self.rate, mean, std)
 
     @property
     def trunk(self) -> dict[str, object]:
@@ -122,13 +103,6 @@ class ASiT(Method):
         if not s.distils and not s.reconstruction_weight:
             found.append("All weights are 0: nothing would be learned. Set reconstruction_weight=2.")
         return found
-
-    @classmethod
-    def measured(cls, s: Settings, source: Source) -> Settings:
-        if s.mean is not None and s.std is not None:
-            return s
-        mean, std = (round(level, 4) for level in levels(source, s.inputs))
-        return replace(s, mean=mean if s.mean is None else s.mean, std=std if s.std is None else s.std)
 
     def __init__(self, s: Settings):
         super().__init__()

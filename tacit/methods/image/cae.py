@@ -152,8 +152,7 @@ class CAE(Method):
         seen, hidden = encoders.visible_ids(view["mask"]), encoders.visible_ids(~view["mask"])
         encoded, tokens, told = self.predict(view)
         targets = self.tokenizer(rendering["image"])
-        seen_mean = encoded[:, 1:].detach().float().mean(1)
-        signals = {"features": encoded[:, 0].detach(), **about_mean(seen_mean, views=1)}
+        signals = {"features": encoded[:, 0].detach(), **about_mean(encoded[:, 1:].float().mean(1), views=1)}
         if self.s.targets == "features":  # [B, 1 + N, D]
             wanted = encoders.pick(targets[:, 1:], torch.cat([seen, hidden], dim=1))
             said = self.decoder(torch.cat([tokens, told], dim=1))
