@@ -2,7 +2,7 @@
 
 BYOL on two different segments of a recording, each with another recording behind it and resized in time and frequency.
 The class token of a ViT, whose patches are 40 ms of all bands, stands for the segment. The teacher is handed over.
-Recordings must be longer than segments: of a shorter one both views are the same, and too little is left to learn.
+Recordings should be longer than segments: of a shorter one both views are of the same sound.
 
 Mixing adds energies of values that are scaled to [-1, 1], not of the levels themselves, as the official code does. That
 keeps a bank of the last recordings for each view in every worker; here every process keeps one for each view, so that
