@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-LOWER = frozenset(["mae", "rmse", "nmad", "brier", "ece", "uniformity"])
+LOWER = frozenset(["mae", "rmse", "nmad", "brier", "ece", "uniformity", "eer", "min_dcf"])
 SHARES = frozenset(
     [
         "top1", "mean_per_class", "accuracy", "map", "average_precision", "sensitivity", "specificity",
         "balanced_accuracy", "miou", "pixel_accuracy", "mean_accuracy", "box_ap", "mask_ap", "jaccard", "jf_mean",
         "j_mean", "f_mean", "segment_f1", "segment_f1_macro", "event_f1", "event_f1_macro",
+        "eer",
     ]
 )  # fmt: skip
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_curve
 
-from tacit import encoders, evaluation
+from tacit import encoders, evaluation, scores
 from tacit.data import open_source
 from tacit.errors import DataError, UsageError
 from tacit.evaluation.verification import equal_error, least_cost, rates, read_trials
@@ -13,23 +13,28 @@ from tacit.evaluation.verification import equal_error, least_cost, rates, read_t
 
 def test_errors_in_closed_form():
     same = np.array([1, 1, 0, 0], bool)
-    for scores, eer, cost in (
+    for values, eer, cost in (
         ([0.9, 0.8, 0.2, 0.1], 0.0, 0.0),
         ([0.1, 0.2, 0.8, 0.9], 1.0, 1.0),
         ([0.9, 0.2, 0.8, 0.1], 0.5, 0.5),  # accepting the first alone misses one of two true pairs and alarms at none
         ([0.5, 0.5, 0.5, 0.5], 0.5, 1.0),
     ):
-        found = rates(np.array(scores), same)
+        found = rates(np.array(values), same)
         assert equal_error(*found) == pytest.approx(eer)
         assert least_cost(*found) == pytest.approx(cost)
+
+
+def test_less_is_better():
+    assert (scores.sign("eer"), scores.sign("min_dcf")) == (-1, -1)
+    assert scores.shown({"metric": "eer", "value": 0.123}) == "12.3 %"
 
 
 def test_rates_are_scikit_learns():
     rng = np.random.default_rng(0)
     same = rng.random(3000) < 0.1
-    scores = np.round(rng.normal(same * 1.5, 1), 1)  # many equal ones
-    miss, alarm = rates(scores, same)
-    fpr, tpr, _ = roc_curve(same, scores, drop_intermediate=False)
+    values = np.round(rng.normal(same * 1.5, 1), 1)  # many equal ones
+    miss, alarm = rates(values, same)
+    fpr, tpr, _ = roc_curve(same, values, drop_intermediate=False)
     assert np.allclose(alarm, fpr)
     assert np.allclose(miss, 1 - tpr)
     assert least_cost(miss, alarm, 0.5) == pytest.approx(np.min(fpr + 1 - tpr))
