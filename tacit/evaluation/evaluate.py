@@ -143,7 +143,7 @@ def _features(
     """What protocols look at, of a part of the data; of raw inputs where there is no subject."""
     if whole:
         how = {"bands": subject is None, "workers": workers, "device": devices[0], "progress": progress}
-        return whole_features(subject or encoder, part, ("pooled",) if subject is None else names, **how)
+        return whole_features(subject or encoder, part, names, **how)
     if subject is None:
         return raw(part, encoder.inputs, workers=workers, progress=progress)
     return features(subject, part, names=names, workers=workers, devices=devices, cache=cache, progress=progress)
@@ -207,7 +207,10 @@ def _splits(train: Source, folds: np.ndarray) -> list[tuple[np.ndarray, np.ndarr
 
 
 def _over_folds(found: list[list[Score]], sides: list[list[Part]]) -> list[Score]:
-    """The means of the scores of every fold, and what they say of every record, in the order of the records."""
+    """The means of the scores of every fold, and what they say of every record, in the order of the records; none of a
+    protocol that some fold did not allow."""
+    if not all(found):
+        return []
     order = np.argsort(np.concatenate([test.found.index.numpy() for _, test in sides]), kind="stable")
     together = []
     for scores in zip(*found, strict=True):

@@ -77,6 +77,21 @@ def test_a_number_draws_folds_that_share_classes_and_keep_groups(table, encoder)
     assert len(found["results"][0]["settings"]["folds"]) == 4
 
 
+def test_a_protocol_that_one_fold_does_not_allow_is_left_out_and_said(table, encoder):
+    """Five shots can be drawn of every class of the larger fold, and not of the smaller one's."""
+    source = open_source(table, labels=["digit"])
+    rows = np.concatenate([np.flatnonzero(source.labels == c)[: 8 if c else 6] for c in range(10)])
+    some = source.select(rows)
+    folds = np.zeros(len(some), np.int64)
+    for c in range(10):
+        folds[np.flatnonzero(some.labels == c)[: 3 if c else 1]] = 1
+    found = evaluation.evaluate(encoder, some, None, ["all"], baselines=False, folds=folds)
+    done = {r["protocol"].partition(":")[0] for r in found["results"]}
+    assert {"knn", "linear"} <= done
+    assert "few_shot" not in done
+    assert "few_shot, run" in found["skipped"]
+
+
 def test_folds_that_cannot_be_are_refused(table, encoder, digits):
     how = {"label": "digit", "workers": 0, "cache": False, "protocol": "knn"}
     with pytest.raises(UsageError, match="there is a test set"):
