@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 
 from tacit.errors import DataError, UsageError
-from tacit.evaluation.task import Part, Score, Task
+from tacit.evaluation.groups import bootstrap_groups
+from tacit.evaluation.task import Score, Task
 
 TARGETS = 0.05  # share of true pairs among those asked, VoxCeleb's; both errors cost 1
 PAIRED = 2000  # records of which all pairs are asked
@@ -26,17 +26,14 @@ def run_verification(task: Task, *, trials: str = "", centre: bool = False, feat
     """
     train, test = task.x(feature)
     x = F.normalize(test - train.mean(0) if centre else test, dim=1)
-    said = {"feature": feature} | ({"centre": True} if centre else {})
+    said: dict[str, Any] = {"feature": feature} | ({"centre": True} if centre else {})
     if trials:
         names = [task.test.origin.name(int(i)) for i in task.test.found.index]
         first, second, same = read_trials(trials, names)
-        asked = ((x[first] * x[second]).sum(1).numpy(), same)
         said |= {"trials": trials, "interval_over": "trials"}
-        alone = replace(task, test=replace(task.test, origin=replace(task.test.origin, groups=None)))
-        return [
-            alone.statistic("verification", name, asked, lambda s, y, of=of: of(*rates(s, y)), said, resamples=200)
-            for name, of in METRICS.items()
-        ]
+        asked = ((x[first] * x[second]).sum(1).numpy(), same)
+        found = bootstrap_groups(asked, None, _errors, resamples=200, seed=task.seed)
+        return _scores(task, found, len(same), said)
     if task.classes < 2:
         raise UsageError(
             "verification asks whether two records are of one class, and there are none. Give trials=FILE."
@@ -45,22 +42,31 @@ def run_verification(task: Task, *, trials: str = "", centre: bool = False, feat
     cosine, y = (x[rows] @ x[rows].T).numpy(), task.test.y.numpy()[rows]
     if np.bincount(y).max() < 2 or len(np.unique(y)) < 2:
         raise DataError("verification needs pairs of one class and pairs of two among the test records.")
-    some = replace(task, test=Part(task.test.source, task.test.found.pick(torch.from_numpy(rows)), task.test.origin))
+
+    def over_pairs(drawn: np.ndarray) -> np.ndarray:
+        a, b = np.triu_indices(len(drawn), 1)
+        a, b = drawn[a], drawn[b]
+        a, b = a[a != b], b[a != b]  # a record that is drawn twice is no pair
+        return _errors(cosine[a, b], y[a] == y[b])
+
+    groups = None if task.test.groups is None else task.test.groups[rows]
     resamples = int(np.clip(WORK // len(rows) ** 2, 20, 200))
+    found = bootstrap_groups(np.arange(len(rows)), groups, over_pairs, resamples=resamples, seed=task.seed)
+    return _scores(task, found, len(rows), said)
 
-    def over_pairs(of: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[np.ndarray], float]:
-        def score(drawn: np.ndarray) -> float:
-            a, b = np.triu_indices(len(drawn), 1)
-            a, b = drawn[a], drawn[b]
-            a, b = a[a != b], b[a != b]  # a record that is drawn twice is no pair
-            same = y[a] == y[b]
-            return of(*rates(cosine[a, b], same)) if same.any() and not same.all() else float("nan")
 
-        return score
+def _errors(cosine: np.ndarray, same: np.ndarray) -> np.ndarray:
+    """[2]: equal error rate and least cost; NaN without pairs of both kinds."""
+    if same.all() or not same.any():
+        return np.full(2, np.nan)
+    found = rates(cosine, same)
+    return np.array([equal_error(*found), least_cost(*found)])
 
+
+def _scores(task: Task, found: tuple, count: int, said: dict[str, Any]) -> list[Score]:
     return [
-        some.statistic("verification", name, (np.arange(len(rows)),), over_pairs(of), said, resamples=resamples)
-        for name, of in METRICS.items()
+        Score("verification", name, float(value), float(low), float(high), count, task.of, said)
+        for name, value, low, high in zip(("eer", "min_dcf"), *found, strict=True)
     ]
 
 
@@ -88,9 +94,6 @@ def equal_error(miss: np.ndarray, alarm: np.ndarray) -> float:
 def least_cost(miss: np.ndarray, alarm: np.ndarray, targets: float = TARGETS) -> float:
     """Detection cost at the best threshold, as a multiple of that of the better constant answer (NIST's minDCF)."""
     return float((targets * miss + (1 - targets) * alarm).min() / min(targets, 1 - targets))
-
-
-METRICS = {"eer": equal_error, "min_dcf": least_cost}
 
 
 def read_trials(path: str | Path, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
