@@ -1,6 +1,6 @@
 """Sounds told apart by labels: an encoder fine-tuned with cross-entropy, and contrast under labels before or beside it
-(La Quatra et al. 2024, arXiv 2406.15862; see `tacit.evaluation.contrast`),
-or a teacher (see `tacit.evaluation.sound_teacher`).
+(La Quatra et al. 2024, arXiv 2406.15862; see `tacit.evaluation.contrast`), or a teacher beside it (see
+`tacit.evaluation.sound_teacher`).
 """
 
 from __future__ import annotations
@@ -154,17 +154,20 @@ def logits(model: Classifier, found: Features) -> Tensor:
 
 def _fit(
     model: Classifier, projection: nn.Module, source: Source, out: Trained, name: str,
-    loss_of: Callable[[Tensor, Tensor], Tensor], check: Callable[[], float], epochs: int, seed: int, *, s: Settings,
-    workers: int, device: torch.device, precision: str, progress: Callable[[str, int, int], None] | None,
+    loss_of: Callable[[Tensor, Tensor, Tensor], Tensor], check: Callable[[], float], epochs: int, seed: int, *,
+    s: Settings, workers: int, device: torch.device, precision: str, progress: Callable[[str, int, int], None] | None,
 ) -> None:  # fmt: skip
-    """Epochs of one loss of features and labels, and the weights of the epoch that `check` finds best."""
-    classes = min(s.batch_classes, len(source.classes))
+    """Epochs of one loss of what is read, its features and its labels, and the weights of the epoch that `check` finds
+    best."""
     per_epoch = max(len(source) // s.batch_size, 1)
-    steps, each = epochs * per_epoch, max(s.batch_size // classes, 2)
+    steps = epochs * per_epoch
     solver, view = _solver(model, projection, s), training_view(model.encoder, s)
-    order = Balanced(source.labels, source.groups, classes=classes, each=each, seed=seed, steps=steps)
     if s.batches == "shuffled":
         order = Batches(source, batch_size=min(s.batch_size, len(source)), seed=seed, total_steps=steps)
+    else:
+        classes = min(s.batch_classes, len(source.classes))
+        each = max(s.batch_size // classes, 2)
+        order = Balanced(source.labels, source.groups, classes=classes, each=each, seed=seed, steps=steps)
     loader = DataLoader(Views(source, [view], seed), collate_fn=collate, num_workers=workers, batch_sampler=order)
     best, kept = -1.0, {}
     model.train()
