@@ -26,17 +26,16 @@ def levels(source: Source, inputs: SoundInputs) -> tuple[float, float]:
         DataError: none can be read, or there are images.
     """
     check_fields(source, {"audio"})
-    plain = replace(inputs, mean=(0.0,), std=(1.0,))
+    plain, frame = replace(inputs, mean=(0.0,), std=(1.0,)), int(inputs.rate * inputs.window)  # in samples
     count, total, squares = 0, 0.0, 0.0
     for index in np.unique(np.linspace(0, len(source) - 1, min(len(source), RECORDINGS)).astype(int)):
         try:
             recording = source.record(int(index), ("audio",))["audio"]
             samples = min(length_at(*recording.extent, inputs.rate), inputs.samples)
-            cut = inputs.centre(*recording.extent)._replace(samples=max(samples, int(inputs.rate * inputs.window) + 1))
-            (wave,) = recording.crops([cut])
+            (wave,) = recording.crops([inputs.centre(*recording.extent)._replace(samples=max(samples, frame))])
         except BadRecord:
             continue
-        rows = 1 + max(wave.shape[1] - int(inputs.rate * inputs.window), 0) // inputs.shift  # that lie inside
+        rows = 1 + (wave.shape[1] - frame) // inputs.shift  # that lie inside
         x = plain.prepare(torch.from_numpy(wave)[None])[0, 0, :rows].double()
         count, total, squares = count + x.numel(), total + float(x.sum()), squares + float(x.square().sum())
     if not count:
