@@ -27,8 +27,6 @@ from log import note  # beside this file
 import tacit
 from tacit.data.recording import EXTENSIONS
 
-PROTOCOLS = "knn,linear"
-
 
 def manifests(options: argparse.Namespace) -> Path:
     """train.csv, test.csv and all.csv with the classes and folds that the names of files say."""
@@ -54,7 +52,7 @@ def one_seed(options: argparse.Namespace, data: Path, seed: int) -> dict[tuple[s
         options.method, str(data / "train.csv"), options.out / f"{options.name}-{options.method}-{seed}",
         preset="small", seed=seed, set=["check_every=0", *options.set], workers=0, resume=True,
     )  # fmt: skip
-    how = {"protocol": PROTOCOLS, "label": "label", "whole": options.whole, "seed": seed, "workers": 0}
+    how = {"protocol": options.protocols, "label": "label", "whole": options.whole, "seed": seed, "workers": 0}
     result = tacit.evaluate(run, data / "train.csv", data / "test.csv", **how)
     scores = {(r["of"], r["protocol"]): r["value"] for r in result["results"]}
     if options.folds:
@@ -73,6 +71,7 @@ def main() -> None:
     parser.add_argument("--test", metavar="REGEX")
     parser.add_argument("--folds", metavar="REGEX")
     parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--protocols", default="knn,linear", help="with options: linear:feature=blocks is ATST's probe")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--out", type=Path, default=Path("runs/sounds"))
