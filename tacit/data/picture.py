@@ -107,7 +107,7 @@ class Picture:
     def crops(self, cuts: list[Cut]) -> list[np.ndarray]:
         """Each cut as [h, w, C]. A JPEG is decoded at 1/2, 1/4 or 1/8 scale where no cut can tell."""
         if self._array is not None:
-            return [_crop_array(self._array, cut) for cut in cuts]
+            return [crop_array(self._array, cut) for cut in cuts]
         shrink = min(min(cut.height / cut.size[0], cut.width / cut.size[1]) for cut in cuts)
         image = self._pixels(shrink)
         fy, fx = image.size[1] / self.height, image.size[0] / self.width
@@ -244,7 +244,7 @@ def _resized(pixels: np.ndarray, cut: Cut) -> np.ndarray:
     return made[:, ::-1] if cut.flip else made
 
 
-def _crop_array(array: np.ndarray, cut: Cut) -> np.ndarray:
+def crop_array(array: np.ndarray, cut: Cut) -> np.ndarray:
     """Pillow resizes one band of any type, and three of uint8 at once."""
     if array.dtype == np.uint8 and array.shape[2] == 3 and _on_pixels(cut) and _pays(*array.shape[:2]):
         return _resized(array, cut)

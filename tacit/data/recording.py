@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
+from tacit.data.containers import PICTURES, begins, is_film, moving, opened, pyav, seconds_of
 from tacit.data.picture import looks_like
 from tacit.errors import BadRecord, MissingExtra
 
@@ -39,7 +40,12 @@ CLIPPED = 0.5  # share of samples at full scale from which a recording is damage
 SLACK = 0.05  # share of its length that a compressed file may lack at the end
 ZEROS, KAISER, ROLL_OFF = 24, 7.0, 0.95  # of the filter: zero crossings on a side, the window's beta, its edge
 BLOCK = 1 << 20  # samples looked through at once
+SETTLE = 8192  # samples that a decoder needs to settle
 UNKNOWN = 0x7FFF0000  # lengths from here on are what programs write who cannot know it
+
+
+class Silence(BadRecord):
+    """All of a recording is one value; where sound may be missing, it is."""
 
 
 class Segment(NamedTuple):
@@ -57,6 +63,9 @@ class Segment(NamedTuple):
 class Recording:
     """A recording from an encoded file (its bytes or its path), or from an array [n] or [channels, n] and its rate.
 
+    Of a film it is the sound track, from where the pictures begin. `start` and `end`, in seconds, say that a part of a
+    file is the recording.
+
     `rate` (Hz), `samples` (of a channel, at that rate) and `channels` are known before anything is decoded. Everything
     that can be wrong raises `BadRecord` with a short reason: also silence (the same value throughout, all channels
     together), NaN or infinite values, and half of all samples at full scale. Louder sound than a format holds is
@@ -66,8 +75,17 @@ class Recording:
         MissingExtra: soundfile, or PyAV for .m4a, .aac and .wma, is not installed.
     """
 
-    def __init__(self, data: bytes | str | os.PathLike | np.ndarray, rate: int | None = None):
+    def __init__(
+        self,
+        data: bytes | str | os.PathLike | np.ndarray,
+        rate: int | None = None,
+        *,
+        start: float = 0.0,
+        end: float | None = None,
+    ):
         self._reader: _Reader = _Array(data, rate) if isinstance(data, np.ndarray) else _opened(data)
+        if start or end is not None:
+            self._reader = _Part(self._reader, start, end)
         self.rate, self.samples, self.channels = self._reader.rate, self._reader.samples, self._reader.channels
         if self.samples < 1 or self.channels < 1 or self.rate < 1:
             raise BadRecord("no samples")
@@ -124,7 +142,7 @@ class Recording:
         if self._whole is None:
             self._whole = self._read(0, self.samples)
             if _constant(self._whole):
-                raise BadRecord("silence")
+                raise Silence("silence")
         return self._whole
 
     def _part(self, start: int, stop: int) -> np.ndarray:
@@ -133,7 +151,7 @@ class Recording:
         if _constant(part):
             blocks = range(0, self.samples, BLOCK)
             if all(_constant(b, part[0]) for b in (self._read(at, min(at + BLOCK, self.samples)) for at in blocks)):
-                raise BadRecord("silence")
+                raise Silence("silence")
         return part
 
     def _read(self, start: int, stop: int) -> np.ndarray:
@@ -232,31 +250,66 @@ class _Sndfile:
             raise BadRecord("truncated or damaged") from error
 
 
+class _Part:
+    """From one time to another of what another reads."""
+
+    def __init__(self, reader: _Reader, start: float, end: float | None):
+        self.reader, self.rate, self.channels = reader, reader.rate, reader.channels
+        self.first = round(start * self.rate)
+        last = reader.samples if end is None else min(round(end * self.rate), reader.samples)
+        self.samples = last - self.first
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return self.reader.read(self.first + start, self.first + stop)
+
+
 class _Av:
-    """Through PyAV. A container that knows its length is read from near the start of a segment, others as a whole."""
+    """Through PyAV. A container that knows its length is read from near the start of a segment, others as a whole.
+
+    Of a film sample 0 is where the pictures begin, and what comes before the sound's own beginning is zero.
+    """
 
     def __init__(self, where: str | BinaryIO):
-        self.container = _av(where)
+        self.container = opened(pyav("Reading .m4a, .aac, .wma and films", "audio"), where)
         self.stream = next(iter(self.container.streams.audio), None)
         if self.stream is None:
             raise BadRecord("no sound in it")
         self.rate, self.channels = self.stream.rate, self.stream.codec_context.layout.nb_channels
         self.whole: np.ndarray | None = None
+        film = moving(self.container)
+        self.early = SETTLE if film is None else int(1.5 * self.rate)  # films are laid out by their key frames
+        self.zero = 0 if film is None else round(begins(film) * self.rate)
         if "mp4" in self.container.format.name and self.stream.duration:
             self.samples = round(self.stream.duration * self.stream.time_base * self.rate)
+            self.film = film is not None
+        elif film is not None and seconds_of(self.stream):
+            self.samples, self.film = round(seconds_of(self.stream) * self.rate), True
         else:
+            self.film = False
             self.whole = self._decode(0, None)
             self.samples = len(self.whole)
+        if self.film:
+            self.samples += round(begins(self.stream) * self.rate) - self.zero
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        return self._decode(start, stop) if self.whole is None else self.whole[start:stop]
+        if self.whole is not None:
+            return self.whole[start:stop]
+        if not self.film:
+            return self._decode(start, stop)
+        start, stop = start + self.zero, stop + self.zero
+        found = self._decode(start, stop)
+        if self.began > start and self.began > self.zero:  # a seek that came too late, or sound that begins so
+            found = self._decode(start, stop, from_start=True)
+            if self.began > start:
+                found = np.pad(found, ((min(self.began, stop) - start, 0), (0, 0)))
+        return found
 
-    def _decode(self, start: int, stop: int | None) -> np.ndarray:
+    def _decode(self, start: int, stop: int | None, from_start: bool = False) -> np.ndarray:
         import av
 
         if self.whole is None and (start or stop is not None):
-            early = max(start - 8192, 0)  # a decoder needs a few frames to settle
-            self.container.seek(int(early / self.rate / self.stream.time_base), stream=self.stream)
+            early = 0 if from_start else max(start - self.early, 0)
+            self._seek(int(early / self.rate / self.stream.time_base))
         parts, resampler = [], av.AudioResampler(format="fltp")
         first, held = None, 0
         try:
@@ -270,10 +323,21 @@ class _Av:
                     break
         except av.error.FFmpegError as error:
             raise BadRecord("truncated or damaged") from error
+        self.began = first or 0
         if not parts:
             return np.zeros((0, self.channels), np.float32)
         found = np.concatenate(parts, axis=1).T
         return found[max(start - first, 0) : None if stop is None else max(stop - first, 0)]
+
+    def _seek(self, to: int) -> None:
+        import av
+
+        try:
+            self.container.seek(to, stream=self.stream)
+        except (av.error.FFmpegError, OSError):
+            if not self.film:
+                raise
+            self.container.seek(0)
 
 
 def soundfile() -> Any:
@@ -282,21 +346,6 @@ def soundfile() -> Any:
     except (ImportError, OSError) as error:  # the second where libsndfile is not there
         raise MissingExtra("Reading sound", "soundfile", "audio") from error
     return soundfile
-
-
-def pyav() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise MissingExtra("Reading .m4a, .aac and .wma", "av", "audio") from error
-    return av
-
-
-def _av(where: str | BinaryIO) -> Any:
-    try:
-        return pyav().open(where)
-    except pyav().error.FFmpegError as error:
-        raise BadRecord("truncated or damaged") from error
 
 
 def _opened(data: bytes | str | os.PathLike) -> _Reader:
@@ -317,8 +366,10 @@ def _reader(data: bytes | str | os.PathLike) -> _Reader:
             raise BadRecord("empty file")
         if _breaks_off(file, size):
             raise BadRecord("truncated")
+        file.seek(0)
+        head = file.read(256)
     where = io.BytesIO(data) if isinstance(data, bytes) else os.fspath(Path(data))
-    if _is_for_av(head):
+    if _is_for_av(head) or (is_film(head) and not head.startswith(b"OggS")):
         return _Av(where)
     try:
         return _Sndfile(where)
@@ -331,7 +382,6 @@ def _reader(data: bytes | str | os.PathLike) -> _Reader:
 
 
 SOUNDS = {b"RIFF": "WAV", b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"FORM": "AIFF"}
-PICTURES = {b"\x89PNG": "a PNG image", b"\xff\xd8\xff": "a JPEG image", b"GIF8": "a GIF image"}
 
 
 def _is_for_av(head: bytes) -> bool:

@@ -6,15 +6,41 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from tacit.data.film import Film
 from tacit.data.kinds import WORDS
 from tacit.data.picture import Picture
 from tacit.data.recording import Recording
 from tacit.data.targets import Targets
-from tacit.errors import DataError, UsageError
+from tacit.data.transcript import Transcript
+from tacit.errors import BadRecord, DataError, UsageError
+
+ORDER = ("video", "audio", "text")  # of the fields of a record of several modalities
+
+
+class Place(NamedTuple):
+    """Where one modality of a record is: a file (or the words themselves), and from when to when in it, in seconds.
+
+    rate: of a folder's frames; seconds: how long the record is
+    """
+
+    what: Path | str
+    start: float = 0.0
+    end: float | None = None
+    rate: float | None = None
+    seconds: float = 0.0
+
+    def film(self) -> Film:
+        return Film(self.what, self.rate, self.start, self.end)
+
+    def sound(self) -> Recording:
+        return Recording(self.what, start=self.start, end=self.end)
+
+    def transcript(self) -> Transcript:
+        return Transcript(self.what, self.start, self.end, self.seconds or None)
 
 
 class Store(Protocol):
@@ -28,7 +54,8 @@ class Store(Protocol):
         """The encoded image or its pixels, or the encoded sound or its place. Raises `BadRecord`.
 
         A store of other records than one picture each names what they have in `fields`, and takes such a name, of all
-        but the first, as a second argument.
+        but the first, as a second argument. One of records of several modalities has `seconds(index)`, and gives a
+        `Place` of each, or None where a record lacks it.
         """
         ...
 
@@ -42,7 +69,9 @@ class Source:
     """Records by number: `source[i]` is `{"image": Picture, "name": str, "label": int}`; raises `BadRecord`.
 
     Of sounds it is `{"audio": Recording, …}`. Some have more pictures than one (see `fields`): `source.record(i,
-    fields)` reads those that are named.
+    fields)` reads those that are named. Of several modalities it is `{"video": Film, "audio": Recording, "text":
+    Transcript, "seconds": float, …}`, with None for what a record lacks, and how long it is (0 where nothing has a
+    time).
 
     store:       holds names and bytes
     channels:    channels of every picture
@@ -82,7 +111,8 @@ class Source:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """What a record has, by name: `image`, and of episodes `previous` and `next`; or `audio`."""
+        """What a record has, by name: `image`, and of episodes `previous` and `next`; or `audio`; or those of `video`,
+        `audio` and `text` that any record has."""
         return _fields(self.store)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -95,16 +125,22 @@ class Source:
         first = self.fields[0]
         for name in (first,) if fields is None else fields:
             data = self.store.read(index, *(() if name == first else (name,)))
-            record[name] = Recording(data) if name == "audio" else Picture(data, self.channels)
+            record[name] = _made(name, data, self.channels)
+        if (seconds := getattr(self.store, "seconds", None)) is not None:
+            record["seconds"] = seconds(index)
         record["name"] = self.name(index)
         if self.labels is not None:
             record["label"] = int(self.labels[index])
         return record
 
     def check(self, index: int) -> None:
-        """Raises `BadRecord` if the first picture or the sound of a record cannot be read."""
-        first = self.fields[0]
-        self.record(index, (first,))[first].check()
+        """Raises `BadRecord` if the first picture or the sound of a record cannot be read; of several modalities, the
+        first that it has."""
+        for name in self.fields if _partial(self.store) else self.fields[:1]:
+            found = self.record(index, (name,))[name]
+            if found is not None:
+                return found.check()
+        raise BadRecord("nothing in it")
 
     def stamp(self) -> str:
         """Changes when the fingerprint or any record does; looks at every file, and reads none."""
@@ -129,6 +165,19 @@ def _fields(store: Store) -> tuple[str, ...]:
     return getattr(store, "fields", ("image",))
 
 
+def _partial(store: Store) -> bool:
+    """Whether records may lack some of the fields."""
+    return getattr(store, "seconds", None) is not None
+
+
+def _made(name: str, data: Any, channels: int) -> Picture | Recording | Film | Transcript | None:
+    if data is None:
+        return None
+    if isinstance(data, Place):
+        return {"video": data.film, "audio": data.sound, "text": data.transcript}[name]()
+    return Recording(data) if name == "audio" else Picture(data, channels)
+
+
 @dataclass
 class _Chosen:
     store: Store
@@ -147,6 +196,11 @@ class _Chosen:
     def read(self, index: int, *field: str) -> bytes | np.ndarray:
         return self.store.read(int(self.rows[index]), *field)
 
+    @property
+    def seconds(self) -> Any:
+        of = getattr(self.store, "seconds", None)
+        return None if of is None else lambda index: of(int(self.rows[index]))
+
     def stamp(self) -> str:
         return self.store.stamp()
 
@@ -161,7 +215,9 @@ class _Joined:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """What all of them have."""
+        """What all of them have; of several modalities, what any has."""
+        if all(map(_partial, self.stores)):
+            return tuple(f for f in ORDER if any(f in _fields(store) for store in self.stores))
         return tuple(f for f in _fields(self.stores[0]) if all(f in _fields(store) for store in self.stores))
 
     def __len__(self) -> int:
@@ -177,7 +233,24 @@ class _Joined:
 
     def read(self, index: int, *field: str) -> bytes | np.ndarray:
         part, local = self._locate(index)
-        return self.stores[part].read(local, *field)
+        store = self.stores[part]
+        if not _partial(store):
+            return store.read(local, *field)
+        wanted = field[0] if field else self.fields[0]
+        if wanted not in _fields(store):
+            return None
+        return store.read(local, *(() if wanted == _fields(store)[0] else (wanted,)))
+
+    @property
+    def seconds(self) -> Any:
+        if not all(map(_partial, self.stores)):
+            return None
+
+        def of(index: int) -> float:
+            part, local = self._locate(index)
+            return self.stores[part].seconds(local)
+
+        return of
 
     def stamp(self) -> str:
         return " ".join(store.stamp() for store in self.stores)
@@ -189,7 +262,7 @@ def mix(sources: Sequence[Source], weights: Sequence[float] | None = None) -> So
         raise UsageError(f"--data weights {list(weights)}: one positive number for each of {len(sources)} data sets.")
     if len(sources) == 1:
         return sources[0]
-    if len({s.fields[0] for s in sources}) > 1:
+    if len({s.fields[0] for s in sources}) > 1 and not all(_partial(s.store) for s in sources):
         said = ", ".join(f"{s.title}: {WORDS[s.fields[0]][1]}" for s in sources)
         raise DataError(f"Data of different kinds cannot be mixed ({said}). Give those of one kind.")
     starts = np.cumsum([0, *map(len, sources)])

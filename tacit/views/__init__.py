@@ -1,11 +1,13 @@
 from tacit.views.augment import erase, rand_augment
 from tacit.views.corruption import Blocks, Corrupted, Spoiled, corruption_problems
 from tacit.views.crop import Crop, View, compiles_first
-from tacit.views.dataset import Plain, Views, collate, field_of, finish
+from tacit.views.dataset import Plain, Views, collate, finish
 from tacit.views.excerpt import Another, Excerpt
+from tacit.views.film import FilmClip, FilmInputs
 from tacit.views.filterbank import kaldi_fbank, mel_db
 from tacit.views.hiding import Hiding, hide, hiding_problems, patches_of
 from tacit.views.inputs import IMAGENET_MEAN, IMAGENET_STD, Inputs, input_spec
+from tacit.views.kinds import field_of, inputs_from_dict
 from tacit.views.levels import levels
 from tacit.views.listening import Backgrounds, Heard, log_mixed, resized_crop
 from tacit.views.masks import (
@@ -31,9 +33,10 @@ from tacit.views.pieces import Grid, Lengths, Piece, Pieces
 from tacit.views.random import rng
 from tacit.views.rendering import Rendering, rendered_twice
 from tacit.views.showing import shown
-from tacit.views.sound import AUDIOSET_MEAN, AUDIOSET_STD, SoundInputs, inputs_from_dict, kaldi_inputs, mel_db_inputs
+from tacit.views.sound import AUDIOSET_MEAN, AUDIOSET_STD, SoundInputs, kaldi_inputs, mel_db_inputs
 from tacit.views.turns import Tilted, Turned
-from tacit.views.wave import WaveInputs, sound_lengths
+from tacit.views.wave import WaveClip, WaveInputs, sound_lengths
+from tacit.views.words import SentenceBag, TextInputs, texts_of, vocabulary
 
 __all__ = [
     "AUDIOSET_MEAN",
@@ -47,6 +50,8 @@ __all__ = [
     "Corrupted",
     "Crop",
     "Excerpt",
+    "FilmClip",
+    "FilmInputs",
     "Grid",
     "Heard",
     "Hiding",
@@ -59,12 +64,15 @@ __all__ = [
     "Plain",
     "Rendering",
     "Sampler",
+    "SentenceBag",
     "SoundInputs",
     "Spoiled",
+    "TextInputs",
     "Tilted",
     "Turned",
     "View",
     "Views",
+    "WaveClip",
     "WaveInputs",
     "augmented_multi_crop",
     "block_mask",
@@ -106,6 +114,8 @@ __all__ = [
     "sound_lengths",
     "span_mask",
     "span_problems",
+    "texts_of",
     "tube_mask",
     "unlike_pair",
+    "vocabulary",
 ]

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tacit.data import Source
+from tacit.data import Recording, Source
 from tacit.data.kinds import WORDS
+from tacit.data.recording import Silence
 from tacit.errors import BadRecord, DataError
 from tacit.views.crop import View
-from tacit.views.inputs import Inputs
+from tacit.views.kinds import AnyInputs, field_of
 from tacit.views.random import rng
-from tacit.views.sound import SoundInputs
-from tacit.views.wave import WaveInputs
 
 TRIES = 20
+LACKING = {"audio": "sound", "video": "video", "text": "text"}
 REPLACEMENT = 1 << 40  # a view number no method has, for draws of a replacement record
 
 
@@ -34,6 +34,10 @@ class Views(Dataset):
     another thing (`Source.sided`). A record that cannot be read is replaced by another, drawn from (seed, epoch, index)
     alone, and reported in `bad`.
 
+    A view that is `timed` is told how long the record is, as `seconds=…`. Where a record lacks a view's field, or its
+    sound is silence, the view's `absent()` gives what stands in for it and its parameters; without that the record is
+    replaced.
+
     Raises:
         DataError: a view reads what the records do not have.
     """
@@ -42,6 +46,8 @@ class Views(Dataset):
         self.source, self.views, self.seed = source, list(views), seed
         self.fields = [getattr(view, "field", "image") for view in views]
         self.numbers = [getattr(view, "of", number) for number, view in enumerate(views)]
+        self._timed = [getattr(view, "timed", False) for view in views]
+        self._absent = [getattr(view, "absent", None) for view in views]
         check_fields(source, set(self.fields))
         self._bad: dict[int, str] = {}
         self._group = None
@@ -59,7 +65,10 @@ class Views(Dataset):
             try:
                 return {**self._read(epoch, index, repeat), "bad": bad}
             except BadRecord as error:
-                if self.fields[0] != "audio":  # of a long recording one part may be broken, and others not
+                if self.fields[0] not in (
+                    "audio",
+                    "video",
+                ):  # of a long recording one part may be broken, and others not
                     self._bad[index] = str(error)
                 bad.append((index, self.source.name(index), str(error)))
         raise DataError(
@@ -75,9 +84,14 @@ class Views(Dataset):
             raise BadRecord(self._bad[index])
         distinct = list(dict.fromkeys(self.fields))
         record = self.source.record(index, distinct)
-        params = []
-        for number, view, field in zip(self.numbers, self.views, self.fields, strict=True):
-            drawn = view.draw(rng(self.seed, epoch, index, number, repeat), *record[field].extent)
+        seconds = self._seconds(record) if any(self._timed) else 0.0
+        params: list[Any] = []
+        for n, (number, view, field) in enumerate(zip(self.numbers, self.views, self.fields, strict=True)):
+            if record[field] is None:
+                params.append(self._stand_in(n)[1])
+                continue
+            told = {"seconds": seconds} if self._timed[n] else {}
+            drawn = view.draw(rng(self.seed, epoch, index, number, repeat), *record[field].extent, **told)
             if self.source.sided is not None and self.source.sided[index]:
                 drawn["flip"] = False
             if getattr(view, "grouped", False):
@@ -86,16 +100,54 @@ class Views(Dataset):
         crops: list[Any] = [None] * len(params)
         for field in distinct:  # each picture or sound is decoded once
             numbers = [n for n, other in enumerate(self.fields) if other == field]
-            cuts = [self.views[n].cut(params[n]) for n in numbers]
-            for n, crop in zip(numbers, record[field].crops(cuts), strict=True):
+            found = self._cut(record[field], numbers, params)
+            for n, crop in zip(numbers, found or [None] * len(numbers), strict=True):
+                if found is None:
+                    crops[n], params[n] = self._stand_in(n)
+                    continue
                 change = getattr(self.views[n], "change", None)
                 crops[n] = crop if change is None else change(crop, params[n])
         return {"crops": crops, "params": params, "index": index, "label": record.get("label", -1)}
+
+    def _cut(self, field: Any, numbers: list[int], params: list[Any]) -> list[Any] | None:
+        """What these views read of a field; None where it is not there, or is silence that may be missing."""
+        if field is None:
+            return None
+        cuts = [self.views[n].cut(params[n]) for n in numbers]
+        try:
+            return field.crops(cuts)
+        except Silence:
+            if any(self._absent[n] is None for n in numbers):
+                raise
+            return None
+
+    def _stand_in(self, n: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """The crop and the parameters of view n for a record without its field."""
+        if self._absent[n] is None:
+            raise BadRecord(f"no {LACKING.get(self.fields[n], self.fields[n])}")
+        return self._absent[n]()
+
+    def _seconds(self, record: dict[str, Any]) -> float:
+        if "seconds" in record:
+            return record["seconds"]
+        return max((x.samples / x.rate for x in record.values() if isinstance(x, Recording)), default=0.0)
 
 
 def check_fields(source: Source, wanted: set[str]) -> None:
     """Raises `DataError` where records lack what a method learns from."""
     missing, title = sorted(wanted - set(source.fields)), source.title or "The data"
+    timed = [field for field in ("video", "audio", "text") if field in missing]
+    if timed and ("video" in source.fields or "text" in source.fields):
+        what = " and no ".join(LACKING[field] for field in timed)
+        raise DataError(
+            f"None of the records of {title} has {what}, and the method learns from it. docs/data.md says where it is "
+            "looked for: beside each film, or in a column of a table."
+        )
+    if "video" in missing or "text" in missing:
+        raise DataError(
+            f"{title} holds {WORDS[source.fields[0]][1]}, and the method learns from films. Give a folder or a table "
+            "of films: --data clips:PATH (docs/data.md says in what form)."
+        )
     if "audio" in missing:
         raise DataError(
             f"{title} holds images, and the method learns from sounds. Give sounds (docs/audio.md says in what form), "
@@ -113,13 +165,8 @@ def check_fields(source: Source, wanted: set[str]) -> None:
         )
 
 
-def field_of(inputs: Inputs | SoundInputs | WaveInputs) -> str:
-    """What of a record these inputs are made of: "image" or "audio"."""
-    return "audio" if isinstance(inputs, SoundInputs | WaveInputs) else "image"
-
-
-def check_field(source: Source, inputs: Inputs | SoundInputs | WaveInputs) -> None:
-    """Raises `DataError` for images where an encoder listens, or the reverse."""
+def check_field(source: Source, inputs: AnyInputs) -> None:
+    """Raises `DataError` for images where an encoder listens, or the like."""
     field = field_of(inputs)
     if field not in source.fields:
         title, wants = source.title or "The data", WORDS[field][1]
@@ -129,7 +176,8 @@ def check_field(source: Source, inputs: Inputs | SoundInputs | WaveInputs) -> No
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """`{"views": [{"image": [B, C, H, W], "params": {name: [B, …]}}, …], "index": [B], "label": [B], "bad": […]}`.
 
-    Of views of sounds "image" is [B, 1, n], until `finish` makes a spectrogram of it.
+    Of views of sounds "image" is [B, 1, n], until `finish` makes a spectrogram of it; of films [B, C, T, H, W], of
+    sentences [B, L, W].
     """
     views = []
     for number in range(len(samples[0]["crops"])):
@@ -155,9 +203,11 @@ def finish(batch: dict[str, Any], views: Sequence[View]) -> list[dict[str, Tenso
 
 def stack(images: list[np.ndarray]) -> Tensor:
     """B x [H, W, C] -> [B, C, H, W]; bytes stay bytes unless a record of the batch has floats. Sounds B x [1, n] ->
-    [B, 1, n]."""
+    [B, 1, n]; films B x [T, H, W, C] -> [B, C, T, H, W]; ids B x [L, W] -> [B, L, W]."""
     if images[0].ndim == 2:
         return torch.from_numpy(np.stack(images))
+    if images[0].ndim == 4:
+        return torch.from_numpy(np.stack(images)).permute(0, 4, 1, 2, 3).contiguous()
     if len({image.dtype for image in images}) > 1:
         images = [i.astype(np.float32) / 255 if i.dtype == np.uint8 else i for i in images]
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
@@ -173,13 +223,13 @@ def _column(values: list[Any]) -> Tensor:
 class Plain(Dataset):
     """Records as an evaluation sees them: centre crop, or the middle of a recording; nothing random, nothing replaced.
 
-    An unreadable record is `{"index", "reason"}` alone; `Plain.collate` leaves it out and lists it in `bad`.
-
+    Of films the frames of the middle, of sentences those nearest to it. An unreadable record is `{"index", "reason"}`
+    alone; `Plain.collate` leaves it out and lists it in `bad`.
     Raises:
         DataError: images for an encoder of sounds, or the reverse.
     """
 
-    def __init__(self, source: Source, inputs: Inputs | SoundInputs | WaveInputs):
+    def __init__(self, source: Source, inputs: AnyInputs):
         check_field(source, inputs)
         self.source, self.inputs, self.field = source, inputs, field_of(inputs)
 
@@ -189,7 +239,11 @@ class Plain(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
             record = self.source.record(index, (self.field,))
+            if record[self.field] is None:
+                return {"index": index, "reason": f"no {LACKING.get(self.field, self.field)}"}
             (image,) = record[self.field].crops([self.inputs.centre(*record[self.field].extent)])
+            if self.field == "text":
+                image = self.inputs.encode(image)
         except BadRecord as error:
             return {"index": index, "reason": str(error)}
         return {"image": image, "index": index, "label": record.get("label", -1)}

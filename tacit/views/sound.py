@@ -12,7 +12,6 @@ from torch import Tensor
 from tacit.data.recording import Segment, middle
 from tacit.errors import UsageError
 from tacit.views.filterbank import kaldi_fbank, mel_db
-from tacit.views.inputs import Inputs
 
 FRONTS = ("kaldi", "mel_db")
 # Of AudioSet at 16 kHz, as published for AST and taken over by ASiT, which divide by two deviations; and the extremes
@@ -106,17 +105,3 @@ def mel_db_inputs(
     """ATST's: frames of 64 ms each 10 ms, in dB, where `least` becomes -1 and `most` 1."""
     middle, half = (least + most) / 2, (most - least) / 2
     return SoundInputs("mel_db", rate, frames, mels, window, 0.01, low, high, (middle,), (half,))
-
-
-def inputs_from_dict(values: dict[str, Any]) -> Inputs | SoundInputs:
-    """What `to_dict` of any inputs gave: of pictures where no "kind" is said.
-
-    Raises:
-        UsageError: a kind that this version does not know.
-    """
-    kind = values.get("kind")
-    if kind == "sound":
-        return SoundInputs.from_dict(values)
-    if kind is not None:
-        raise UsageError(f"Inputs of kind {kind!r} are not known to this version. Update with: pip install -U tacit")
-    return Inputs.from_dict(values)
