@@ -113,7 +113,7 @@ def pretrain(
         raise BadSettings(wrong)
 
     many = list(data) if isinstance(data, list | tuple) else [data]
-    how = {"channels": settings.channels, "kind": "audio" if cls.modality == "audio" else "image"}
+    how = {"channels": settings.channels, "kind": kind_of_records(cls.modality)}
     sources = [open_source(one, **how) for one in many]
     source = mix(sources, weights)
     held_out = open_source(val, **how) if val is not None else None
@@ -182,6 +182,11 @@ def resolve(cls: type, preset: str | None, going_on: dict | None, *, encoder, ep
     if wrong := problems(settings):
         raise BadSettings(wrong)
     return settings
+
+
+def kind_of_records(modality: str) -> str:
+    """What kind of record a method of this modality learns from; of several modalities clips."""
+    return "video" if "video" in modality.split("+") else "audio" if modality == "audio" else "image"
 
 
 def methods_table(modality: str | None = None) -> list[dict[str, Any]]:

@@ -249,7 +249,7 @@ class _Folder:
         if not names:
             raise BadRecord("no frame")
         if rate <= 0:
-            raise BadRecord("frames without a rate")
+            raise BadRecord("frames without a rate (clips:PATH:rate=25, or a column `rate`)")
         self.paths = [path / name for name in sorted(names, key=natural)]
         self.rate, self.frames, self.seconds, self.decoded = rate, len(names), len(names) / rate, 0
         self.height, self.width = self._picture(0).extent

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from tacit.data.containers import FILMS as FILMS_OF_PYAV
 from tacit.data.index import Index, stored, write
 from tacit.data.kinds import FILES, KNOWN, choose
 from tacit.data.labels import class_folders, parts_note, parts_of, stray_note
@@ -162,4 +163,5 @@ def _nothing(root: Path, skipped: list, other: set[str]) -> str:
             f" (and {len(skipped) - 1} more)." if len(skipped) > 1 else "."
         )
     found = f" It holds files of other kinds: {', '.join(sorted(other)[:6])}." if other else " It is empty."
-    return f"{root} holds no image and no sound.{found} {KNOWN}."
+    films = " Films are read by clips:PATH." if other & FILMS_OF_PYAV else ""
+    return f"{root} holds no image and no sound.{found} {KNOWN}.{films}"

@@ -14,14 +14,20 @@ from tacit.errors import Unknown
 KINDS = {"image": picture.EXTENSIONS, "audio": recording.EXTENSIONS}
 KIND_OF = {ending: kind for kind, endings in KINDS.items() for ending in endings}
 FILES = frozenset(KIND_OF)
-WORDS = {"image": ("image", "images"), "audio": ("sound", "sounds")}
+TIMED = ("video", "text")  # kinds that clips alone have
+WORDS = {
+    "image": ("image", "images"),
+    "audio": ("sound", "sounds"),
+    "video": ("film", "films"),
+    "text": ("text", "texts"),
+}
 KNOWN = "; ".join(f"{WORDS[kind][1]} are: {' '.join(sorted(endings))}" for kind, endings in KINDS.items()).capitalize()
 
 
 def check_kind(kind: str | None) -> None:
-    """Raises `Unknown` unless it is one of `KINDS`, or None."""
-    if kind not in (None, *KINDS):
-        raise Unknown("kind of record", str(kind), KINDS)
+    """Raises `Unknown` unless it is one of `KINDS` or of `TIMED`, or None."""
+    if kind not in (None, *KINDS, *TIMED):
+        raise Unknown("kind of record", str(kind), (*KINDS, *TIMED))
 
 
 def kind_of(name: str) -> str | None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from tacit.data import episodes, exams
+from tacit.data import clips, episodes, exams
 from tacit.data.archive import Members, index_tars, index_zip
+from tacit.data.containers import FILMS
 from tacit.data.folder import Files, index_folder
 from tacit.data.index import Index
-from tacit.data.kinds import check_kind, check_readers
+from tacit.data.kinds import FILES, TIMED, check_kind, check_readers
 from tacit.data.labels import PARTS, class_folders, parts_note
 from tacit.data.listing import index_listing, read_listing, root_of
 from tacit.data.source import Source, Store
@@ -43,10 +44,13 @@ def open_source(
             .json or .jsonl that lists files,
             `hub:NAME` or `hub:NAME:SPLIT`, `episodes:PATH` or `episodes:PATH:first=1000,edges=drop` (see
             `episodes.Options`) for frames in their order, `exams:PATH` or `exams:PATH:plane=sagittal` (see
-            `exams.Options`) for slices of exams, a .npy file or an array of images [N, H, W(, C)], a
+            `exams.Options`) for slices of exams, `clips:PATH` for films with their sound and what is said in them
+            (a folder, or a table with columns `video`, `audio`, `text`, `start`, `end`), a .npy file or an array of
+            images [N, H, W(, C)], a
             `datasets.Dataset`. Episodes, exams and arrays are pictures; all else may hold sounds.
         channels: channels of the pictures.
-        kind: "image" or "audio" where there are both; what there is more of when left out.
+        kind: "image" or "audio" where there are both; what there is more of when left out. "video" for clips, with all
+            that they have; of clips "audio" or "text" takes those that have it, and nothing else of them.
         labels: "auto" takes labels where there are any, None leaves them out; a list of columns of a table takes those,
             as classes, numbers or several labels a record by what they hold (see `targets.read_targets`), or as
             `column:class`, `column:numbers` or `column:multi` says.
@@ -65,6 +69,8 @@ def open_source(
     columns, taken_as = ([], None) if labels in (None, "auto") else _wanted(labels)
     if columns or group:
         table = _columns(data, [*columns, *([group] if group else [])])
+        if (rows := getattr(source.store, "row_numbers", None)) is not None:  # a table of clips, some left out
+            table = {name: [values[row] for row in rows.tolist()] for name, values in table.items()}
         if group:
             source.groups = np.array([str(value) for value in table[group]])
         if columns:
@@ -91,7 +97,8 @@ def _columns(data: Any, names: list[str]) -> dict[str, Sequence[Any]]:
     if type(data).__module__.startswith("datasets."):
         rows, title, known = data, "the data set", data.column_names
     else:
-        title, path = os.fspath(data), Path(os.fspath(data))
+        title = os.fspath(data).removeprefix(clips.PREFIX)
+        path = Path(title)
         if path.suffix.lower() in LISTINGS:
             rows = read_listing(path)
             known = list(rows)
@@ -146,6 +153,9 @@ def open_splits(
 
 def parts_of(data: Any, test: Any = None) -> tuple[Any, Any]:
     """The training and the test part of a folder that holds both; else what was given."""
+    if test is None and isinstance(data, str) and data.startswith(clips.PREFIX):
+        parts = parts_of(data[len(clips.PREFIX) :])
+        return tuple(part if part is None else f"{clips.PREFIX}{part}" for part in parts)
     if test is None and isinstance(data, str | os.PathLike) and Path(data).is_dir():
         train_part, test_part = _part(Path(data), "train"), _part(Path(data), "test", "val", "validation")
         if train_part and test_part:
@@ -188,7 +198,13 @@ def _open(data: Any, channels: int, cache: str | os.PathLike | None, kind: str |
         return _open_episodes(text[len(episodes.PREFIX) :], channels, cache)
     if text.startswith(exams.PREFIX):
         return _open_exams(text[len(exams.PREFIX) :], channels, cache)
+    if text.startswith(clips.PREFIX):
+        return _open_clips(text[len(clips.PREFIX) :], channels, cache, kind)
     path = Path(text)
+    if kind in TIMED:
+        if path.exists() and not path.is_dir() and path.suffix.lower() not in LISTINGS:
+            raise DataError(f"{path}: films are read from a folder or from a table ({', '.join(LISTINGS)}). Unpack it.")
+        return _open_clips(text, channels, cache, kind)
     if any(c in text for c in "*?{[") and not path.exists():
         return _open_pattern(text, channels, cache, kind)
     if not path.exists():
@@ -256,6 +272,37 @@ def _open_exams(text: str, channels: int, cache: str | os.PathLike | None) -> So
     )  # fmt: skip
 
 
+def _open_clips(text: str, channels: int, cache: str | os.PathLike | None, kind: str | None) -> Source:
+    """Films with all that belongs to them; or, as sounds or texts, those that have it and that alone."""
+    only = kind if kind in ("audio", "text") else None
+    store, notes = clips.open_clips(text, cache, only)
+    facts, index = store.index.facts, store.index
+    source = Source(
+        store, channels, index.labels(), facts["classes"], f"{index.fingerprint()}-{facts['content']}",
+        skipped=[(name, reason) for name, reason in facts["skipped"]], notes=notes,
+    )  # fmt: skip
+    if only is None:
+        return source
+    rows = np.flatnonzero([bool(found) for found in store.has(only)])
+    if not len(rows):
+        raise DataError(f"None of the {len(store):,} clips of {text} has {clips.WORDS[only]}.")
+    chosen = source.select(rows)
+    chosen.skipped, chosen.notes = source.skipped, source.notes
+    return chosen
+
+
+def _films_alone(folder: Path) -> bool:
+    """Whether a folder holds films and neither sounds nor pictures: then their sound tracks are meant."""
+    seen = False
+    for _, below, files in os.walk(folder):
+        below[:] = [b for b in below if not b.startswith((".", "__MACOSX"))]
+        endings = {os.path.splitext(f)[1].lower() for f in files if not f.startswith(".")}
+        if endings & FILES:
+            return False
+        seen = seen or bool(endings & FILMS)
+    return seen
+
+
 def _check_folder(path: Path) -> None:
     if not path.is_dir():
         trouble = "is a single file. Give the folder it lies in." if path.exists() else f"does not exist.{_near(path)}"
@@ -278,6 +325,8 @@ def _open_folder(path: Path, channels: int, cache: str | os.PathLike | None, kin
             stems = [Path(table).stem for table in tables]
             source.notes = parts_note(stems if {stem.lower() for stem in stems} <= PARTS else [])
             return source
+    if kind == "audio" and _films_alone(path):
+        return _open_clips(str(path), channels, cache, kind)
     index = index_folder(path, cache, kind)
     return _of_index(Files(str(path), index), index, channels)
 

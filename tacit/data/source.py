@@ -197,6 +197,11 @@ class _Chosen:
         return self.store.read(int(self.rows[index]), *field)
 
     @property
+    def row_numbers(self) -> np.ndarray | None:
+        numbers = getattr(self.store, "row_numbers", None)
+        return None if numbers is None else numbers[self.rows]
+
+    @property
     def seconds(self) -> Any:
         of = getattr(self.store, "seconds", None)
         return None if of is None else lambda index: of(int(self.rows[index]))

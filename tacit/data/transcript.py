@@ -189,9 +189,9 @@ def _of_rows(rows: list[Any]) -> list[Sentence]:
         if text is None:
             raise ValueError(f"no column {', '.join(TEXTS)}")
         if start is not None and end is None and lower.get("duration") not in (None, ""):
-            end = _time(start) + _time(lower["duration"])
+            end = time_of(start) + time_of(lower["duration"])
         timed = start is not None and end is not None
-        times = (_time(start), _time(end)) if timed else (None, None)
+        times = (time_of(start), time_of(end)) if timed else (None, None)
         if (words := _clean(str(text))) and (not timed or times[1] > times[0]):
             found.append(Sentence(*times, words))
     return found
@@ -201,7 +201,7 @@ def _first(row: dict[str, Any], names: tuple[str, ...]) -> Any:
     return next((row[name] for name in names if row.get(name) not in (None, "")), None)
 
 
-def _time(value: Any) -> float:
+def time_of(value: Any) -> float:
     """Seconds as a number, or as h:mm:ss."""
     match = re.fullmatch(rf"\s*{CLOCK}\s*", str(value))
     seconds = _seconds(*match.groups()) if match else float(value)

@@ -45,7 +45,8 @@ class Views(Dataset):
     def __init__(self, source: Source, views: Sequence[View], seed: int):
         self.source, self.views, self.seed = source, list(views), seed
         self.fields = [getattr(view, "field", "image") for view in views]
-        self.numbers = [getattr(view, "of", number) for number, view in enumerate(views)]
+        of = [getattr(view, "of", None) for view in views]
+        self.numbers = [number if other is None else other for number, other in enumerate(of)]
         self._timed = [getattr(view, "timed", False) for view in views]
         self._absent = [getattr(view, "absent", None) for view in views]
         check_fields(source, set(self.fields))
@@ -153,6 +154,8 @@ def check_fields(source: Source, wanted: set[str]) -> None:
             f"{title} holds images, and the method learns from sounds. Give sounds (docs/audio.md says in what form), "
             "or take a method for images; tacit methods lists them."
         )
+    if missing and "video" in source.fields:
+        raise DataError(f"{title} holds films, and the method learns from images. Give images, or take another method.")
     if missing and "audio" in source.fields:
         raise DataError(
             f"{title} holds sounds, and the method learns from images. Give images, or take a method for sounds: "
@@ -225,6 +228,7 @@ class Plain(Dataset):
 
     Of films the frames of the middle, of sentences those nearest to it. An unreadable record is `{"index", "reason"}`
     alone; `Plain.collate` leaves it out and lists it in `bad`.
+
     Raises:
         DataError: images for an encoder of sounds, or the reverse.
     """

@@ -98,12 +98,14 @@ class FilmClip:
               DMVR pads it). "inception": a crop of `scale` of the area with an aspect of `ratio` (the paper's)
     colours:  the most that (brightness, contrast, saturation, hue) change, in DMVR's order; brightness is added
     colours_p, gray_p: chances
+    of:       the number of the view of the same list that this one begins with, if not by itself
     """
 
     inputs: FilmInputs
     name: str = "film"
     field: str = "video"
     span: float = 0.0
+    of: int | None = None
     way: str = "vgg"
     resize: float = 256 / 224
     jitter_scale: tuple[float, float] = (0.8, 1.2)

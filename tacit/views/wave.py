@@ -82,6 +82,7 @@ class WaveClip:
     noise: deviation of Gaussian noise that is added, as a share of the loudest sample
     span:  seconds of the longest of the views that belong together, from whose beginning this one begins too; this
            one's own where it is longer
+    of:    the number of the view of the same list that this one begins with, if not by itself
     """
 
     inputs: WaveInputs
@@ -89,6 +90,7 @@ class WaveClip:
     name: str = "sound"
     field: str = "audio"
     span: float = 0.0
+    of: int | None = None
 
     timed: ClassVar[bool] = True
 

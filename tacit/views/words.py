@@ -97,6 +97,7 @@ class SentenceBag:
 
     seconds: of the piece; span: of the longest of the views that belong together, from whose beginning this one begins
              too; the piece's own where it is longer
+    of:      the number of the view of the same list that this one begins with, if not by itself
     """
 
     inputs: TextInputs
@@ -104,6 +105,7 @@ class SentenceBag:
     name: str = "text"
     field: str = "text"
     span: float = 0.0
+    of: int | None = None
 
     timed: ClassVar[bool] = True
 
