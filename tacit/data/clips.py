@@ -90,8 +90,8 @@ def open_clips(text: str, cache: str | os.PathLike | None, only: str | None = No
     kind = "listing" if path.is_file() else "folder"
     if kind == "listing" and path.suffix.lower() not in clip_lists.TABLES:
         raise DataError(
-            f"{path} is a single file. Give the folder it lies in ({path.parent}), or a table of films: "
-            f"{', '.join(clip_lists.TABLES)}."
+            f"{path} is a single file. Give the folder it lies in ({path.parent}), or a table of films "
+            f"({', '.join(clip_lists.TABLES)}); an archive must be unpacked first."
         )
     where, index = stored("clips", f"{path.resolve()} {rate}", cache, _unchanged)
     if index is not None and index.facts["stamp"] != stamp_of(index.facts["root"], index):

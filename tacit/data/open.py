@@ -185,6 +185,8 @@ def _part(folder: Path, *names: str) -> Path | None:
 
 
 def _open(data: Any, channels: int, cache: str | os.PathLike | None, kind: str | None) -> Source:
+    if kind in TIMED:
+        return _open_clips(_films_of(data), channels, cache, kind)
     if isinstance(data, np.ndarray):
         store, fingerprint = from_array(data, "array")
         return Source(store, channels, None, None, fingerprint)
@@ -201,10 +203,6 @@ def _open(data: Any, channels: int, cache: str | os.PathLike | None, kind: str |
     if text.startswith(clips.PREFIX):
         return _open_clips(text[len(clips.PREFIX) :], channels, cache, kind)
     path = Path(text)
-    if kind in TIMED:
-        if path.exists() and not path.is_dir() and path.suffix.lower() not in LISTINGS:
-            raise DataError(f"{path}: films are read from a folder or from a table ({', '.join(LISTINGS)}). Unpack it.")
-        return _open_clips(text, channels, cache, kind)
     if any(c in text for c in "*?{[") and not path.exists():
         return _open_pattern(text, channels, cache, kind)
     if not path.exists():
@@ -289,6 +287,14 @@ def _open_clips(text: str, channels: int, cache: str | os.PathLike | None, kind:
     chosen = source.select(rows)
     chosen.skipped, chosen.notes = source.skipped, source.notes
     return chosen
+
+
+def _films_of(data: Any) -> str:
+    """The folder or table of films that is meant. Raises `DataError` for what holds none."""
+    text = os.fspath(data) if isinstance(data, str | os.PathLike) else type(data).__name__
+    if text == type(data).__name__ or text.startswith(("hub:", episodes.PREFIX, exams.PREFIX)):
+        raise DataError(f"{text} holds no films. They are read from a folder or from a table ({', '.join(LISTINGS)}).")
+    return text.removeprefix(clips.PREFIX)
 
 
 def _films_alone(folder: Path) -> bool:

@@ -21,6 +21,7 @@ STARTS, ENDS = ("start", "begin", "from", "start_time"), ("end", "stop", "to", "
 MOST = 1 << 24  # bytes: more is no transcript
 CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)"
 CUE = re.compile(rf"^\s*{CLOCK}\s*-->\s*{CLOCK}[^\n]*$", re.MULTILINE)
+BREAK = re.compile(r"<br\s*/?>|\\N", re.IGNORECASE)
 TAG = re.compile(r"<[^<>\n]{0,200}>|\{\\[^{}\n]*\}")
 
 
@@ -158,7 +159,7 @@ def _seconds(hours: str | None, minutes: str, seconds: str) -> float:
 
 def _clean(text: str) -> str:
     """Without tags and entities, in one line."""
-    return " ".join(html.unescape(TAG.sub(" ", text)).split())
+    return " ".join(html.unescape(TAG.sub("", BREAK.sub(" ", text))).split())
 
 
 def _listed(value: Any) -> list[Any]:

@@ -68,8 +68,8 @@ def test_of_two_kinds_those_are_taken_that_are_asked_for_or_more(clips):
     (clips / "dog" / "0.png").unlink()
     (clips / "dog" / "1.png").unlink()
     assert open_source(clips).notes == ["The data holds 1 image beside 4 sounds; the sounds are used."]
-    with pytest.raises(Unknown, match="kind of record 'video'"):
-        open_source(clips, kind="video")
+    with pytest.raises(Unknown, match="kind of record 'smell'"):
+        open_source(clips, kind="smell")
 
 
 def test_sounds_that_were_not_asked_for_are_given_all_the_same(clips):
