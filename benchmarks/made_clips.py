@@ -1,7 +1,7 @@
 """Real encoded clips whose truth is known: a shape that moves, a tone that goes with it, and captions that tell of it.
 
-`python benchmarks/made_clips.py FOLDER --count 600` writes FOLDER/train and FOLDER/test: .mp4 files of H.264 and AAC, an
-.srt (or .vtt) beside each, and `clips.csv` with the class of each (shape and motion), shape, motion and colour.
+`python benchmarks/made_clips.py FOLDER --count 600` writes FOLDER/train and FOLDER/test: .mp4 files of H.264 and AAC,
+an .srt (or .vtt) beside each, and `clips.csv` with the class of each (shape and motion), shape, motion and colour.
 
 The class gives the caption's nouns and verbs and the tone: its pitch by the motion, its overtones by the shape. The
 colour is in the picture and in the caption, and no class. Ground, size, place, speed, phase, loudness and noise vary

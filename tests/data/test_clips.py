@@ -11,7 +11,7 @@ from tacit.errors import DataError, Unknown, UsageError
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Eight clips of 32 x 32: number 1 is a .wav, some have no sound or no text."""
+    """Eight clips of 32 x 32, of which some are a .wav alone, and some have no sound or no text."""
     folder = tmp_path_factory.mktemp("made")
     write_clips(
         folder, 8, shapes=2, motions=2, size=32, seconds=(0.6, 0.9), no_sound=0.3, no_text=0.3, no_video=0.2, seed=3
@@ -37,7 +37,7 @@ def test_a_folder_and_its_table_hold_the_same_clips(made):
     assert folder.labels is None
     assert table.classes == ["disc left", "disc right", "square left", "square right"]
     assert [table.classes[k] for k in table.labels] == [r["label"] for r in rows]
-    record = table.record(0, ("video",))
+    record = table.record([video for video, _, _ in wanted].index(True), ("video",))
     assert record["seconds"] == pytest.approx(record["video"].seconds)
     for i in range(8):
         folder.check(i)
@@ -51,7 +51,7 @@ def test_labels_groups_selections_and_mixtures(made):
     assert have(part) == [have(table)[5], have(table)[2]]
     assert part[0]["name"] == table.name(5)
     sounds = open_source(made, kind="audio")  # there is a .wav, so that sounds are meant, and films are not
-    assert len(sounds) == 1
+    assert 0 < len(sounds) < 8
     joined = mix([part, open_source(f"clips:{made}")])
     assert have(joined)[2:] == have(table)
     assert joined.record(0, ("text",))["seconds"] == part.record(0, ())["seconds"]
@@ -70,7 +70,7 @@ def test_the_sound_tracks_of_films_are_sounds(made, tmp_path):
     assert len(sounds) == 2
     assert sounds[0]["audio"].rate == 16_000
     assert sounds.notes == ["1 of 3 clips have no sound."]
-    with pytest.raises(DataError, match="None of the 3 clips of .* has text"):
+    with pytest.raises(DataError, match=r"None of the 3 clips of .* has text"):
         open_source(f"clips:{tmp_path}", kind="text")
 
 
