@@ -95,7 +95,7 @@ class Film:
             if which != last[0]:
                 last, kept = (which, frame), {}
             if number not in kept:
-                kept[number] = self._reader.crop(last[1], plain[number], plain)
+                kept[number] = self._reader.crop(last[1], plain[number])
             made[number][place] = kept[number]
         return [np.stack(frames) for frames in made]
 
@@ -112,8 +112,8 @@ class _Reader(Protocol):
         """For each of the sorted times, the number of the frame shown then, as it comes, and that frame."""
         ...
 
-    def crop(self, frame: Any, cut: Cut, cuts: list[Cut]) -> np.ndarray:
-        """[h, w, 3] uint8; `cuts` are all that will be asked of it."""
+    def crop(self, frame: Any, cut: Cut) -> np.ndarray:
+        """[h, w, 3] uint8."""
         ...
 
 
@@ -132,6 +132,7 @@ class _Coded:
         self.frames = self.stream.frames or max(math.ceil(self.seconds * self.rate - 1e-3), 1)
         self.seconds = self.seconds or self.frames / self.rate
         self.decoded = 0
+        self.colours = pyav().video.reformatter.VideoReformatter()  # one for all frames, since it takes long to make
 
     def _open(self) -> None:
         self.container = open_film(self.path)
@@ -217,23 +218,13 @@ class _Coded:
         except (av.error.FFmpegError, OSError) as error:
             raise BadRecord("truncated or damaged") from error
 
-    def crop(self, frame: Any, cut: Cut, cuts: list[Cut]) -> np.ndarray:
-        """Of large frames FFmpeg makes smaller ones first, by whole numbers, where no cut can tell."""
-        turns = round((frame.rotation or 0) / 90) % 4
-        if turns % 2:
-            cuts = [c._replace(size=c.size[::-1]) for c in cuts]
-            cut = cut._replace(size=cut.size[::-1])
-        shrink = max(int(min(min(c.height / c.size[0], c.width / c.size[1]) for c in cuts)), 1)
+    def crop(self, frame: Any, cut: Cut) -> np.ndarray:
         if (frame.height, frame.width) != (self.height, self.width):
             raise BadRecord("frames of different sizes")
-        if shrink > 1:
-            height, width = -(-self.height // shrink), -(-self.width // shrink)
-            pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
-            fy, fx = height / self.height, width / self.width
-            box = (cut.top * fy, cut.left * fx, cut.height * fy, cut.width * fx)
-        else:
-            pixels, box = frame.to_ndarray(format="rgb24"), cut[:4]
-        made = crop_array(pixels, Cut(*box, cut.size, cut.interpolation))
+        turns = round((frame.rotation or 0) / 90) % 4
+        size = cut.size[::-1] if turns % 2 else cut.size
+        pixels = self.colours.reformat(frame, format="rgb24").to_ndarray()
+        made = crop_array(pixels, cut._replace(size=size, flip=False))
         made = np.rot90(made, turns) if turns else made
         return made[:, ::-1] if cut.flip else made
 
@@ -253,7 +244,6 @@ class _Folder:
         self.paths = [path / name for name in sorted(names, key=natural)]
         self.rate, self.frames, self.seconds, self.decoded = rate, len(names), len(names) / rate, 0
         self.height, self.width = self._picture(0).extent
-        self.read: dict[int, Picture] = {}
 
     def _picture(self, number: int) -> Picture:
         try:
@@ -270,7 +260,7 @@ class _Folder:
                 self.decoded += 1
             yield number, picture
 
-    def crop(self, frame: Picture, cut: Cut, cuts: list[Cut]) -> np.ndarray:
+    def crop(self, frame: Picture, cut: Cut) -> np.ndarray:
         if frame.extent != (self.height, self.width):
             raise BadRecord("frames of different sizes")
         pixels = frame.crops([cut])[0]
