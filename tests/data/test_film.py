@@ -72,7 +72,7 @@ def test_cuts_are_resized_flipped_and_alike_in_all_frames(film):
     left = FilmCut([1.0, 1.5], 0, 0, 16, 24, (8, 8))
     plain, flipped = one.crops([left, left._replace(left=12, flip=True)])
     assert plain.shape == flipped.shape == (2, 8, 8, 3)
-    assert plain[..., 1].min() > 150  # all of it is green
+    assert plain[..., 1].min() > 120  # all of it is green, but for the blur of colours at its edges
     assert flipped[:, :, 6:, 1].mean() > 150 > 60 > flipped[:, :, :2, 1].mean()
 
 
