@@ -119,10 +119,21 @@ def test_what_a_record_lacks_is_zero_and_not_valid(made):
         assert True in there
         assert False in there
         assert (found["image"].flatten(1) != 0).any(1).tolist() == there
+    begun = torch.stack([part["params"]["start"] for part in batch["views"]])
+    there = torch.stack([found["valid"] for found in out])
+    for column in range(12):  # what there is of a record begins at one moment
+        assert len(begun[there[:, column], column].unique()) == 1
+    assert begun.unique().numel() > 6
     assert out[0]["image"].shape == (12, 3, 4, 16, 16)
     assert out[1]["image"].shape == (12, 1, 4000)
     assert out[2]["image"].shape == (12, 5, 6)
     assert out[2]["image"].dtype == torch.int64
+
+
+def test_films_are_stacked_with_their_channels_before_time():
+    films = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 6, 3), dtype=np.uint8)  # [B, T, H, W, C]
+    samples = [{"crops": [x], "params": [{"valid": True}], "index": 0, "label": -1, "bad": []} for x in films]
+    np.testing.assert_array_equal(collate(samples)["views"][0]["image"].numpy(), films.transpose(0, 4, 1, 2, 3))
 
 
 def test_any_number_of_workers_gives_the_same_views(made):
