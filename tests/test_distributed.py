@@ -17,7 +17,17 @@ from tacit.distributed import (
     sum_over_ranks,
     world_size,
 )
-from tacit.objectives import assigned, batch_info_nce, covariance, invariance, me_max, nt_xent, sinkhorn, variance
+from tacit.objectives import (
+    assigned,
+    batch_info_nce,
+    covariance,
+    cross_modal_nce,
+    invariance,
+    me_max,
+    nt_xent,
+    sinkhorn,
+    variance,
+)
 from tacit.teachers import Center, EmbeddingQueue
 
 
@@ -70,6 +80,12 @@ def vicreg(x: Tensor, y: Tensor) -> Tensor:
     return 25 * invariance(x, y) + sum(12.5 * variance(z) + covariance(z) for z in every)
 
 
+def missing(x: Tensor, form: str = "asymmetric") -> Tensor:
+    """Bags of two, of some records only, and more of them on the first rank than on the second."""
+    valid = (torch.arange(8) < 5).chunk(2)[rank()] if len(x) < 8 else torch.arange(8) < 5
+    return cross_modal_nce(x, torch.stack([x.roll(1, 1), x.sin()], dim=1), 0.2, valid_y=valid, form=form)
+
+
 def parallel_results() -> dict[str, Tensor]:
     """What every rank computes from its part; alone, from the whole."""
     parts = 2 // world_size()
@@ -89,6 +105,9 @@ def parallel_results() -> dict[str, Tensor]:
         "batch_info_nce value": mean_over_ranks(batch_info_nce(x, x.roll(1, 1), 0.2)),
         "nt_xent": weight_gradient(lambda z: nt_xent(z, z.roll(1, 1), 0.2), x),
         "nt_xent value": mean_over_ranks(nt_xent(x, x.roll(1, 1), 0.2)),
+        "cross_modal": weight_gradient(missing, x),
+        "cross_modal symmetric": weight_gradient(lambda z: missing(z, "symmetric"), x),
+        "cross_modal value": mean_over_ranks(missing(x)),
         "covariance": weight_gradient(lambda z: covariance(gather_with_grad(z)), x),
         "queue": queue_of(x).rows,
         "codes": codes(x),

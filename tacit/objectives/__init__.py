@@ -1,5 +1,6 @@
 from tacit.objectives.clustering import SINKHORN_OF, assigned, assignment_entropy, falling_shares, me_max, sinkhorn
 from tacit.objectives.contrastive import batch_info_nce, info_nce, info_nce_across_views, nt_xent
+from tacit.objectives.cross_modal import cross_modal_nce, recall_at_1
 from tacit.objectives.decorrelation import covariance, invariance, variance
 from tacit.objectives.discrete import divergence_from_uniform, logit_laplace
 from tacit.objectives.distillation import (
@@ -52,6 +53,7 @@ __all__ = [
     "best_match",
     "cosine_distance",
     "covariance",
+    "cross_modal_nce",
     "denormalise_patches",
     "divergence_from_uniform",
     "falling_shares",
@@ -77,6 +79,7 @@ __all__ = [
     "order_loss",
     "patchify",
     "preferred",
+    "recall_at_1",
     "region_cross_entropy",
     "repainted",
     "repainted_picture",
