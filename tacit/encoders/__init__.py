@@ -27,6 +27,7 @@ from tacit.encoders.tokenizers import (
     save_tokenizer,
 )
 from tacit.encoders.topk import topk_attention
+from tacit.encoders.vatt import set_drop_token, share_stack
 from tacit.encoders.xavier import truncated_patches_, xavier_
 
 __all__ = [
@@ -76,8 +77,10 @@ __all__ = [
     "save",
     "save_tokenizer",
     "set_drop_path",
+    "set_drop_token",
     "set_neighbours",
     "set_norm_eps",
+    "share_stack",
     "sincos_2d",
     "sincos_positions_",
     "step",

@@ -10,7 +10,7 @@ from timm.layers import PatchEmbed
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import nn
 
-from tacit.encoders import cvt, dvae, geometry, sk_resnet, vil  # noqa: F401 dvae, sk_resnet tell timm their names
+from tacit.encoders import cvt, dvae, geometry, sk_resnet, vatt, vil  # noqa: F401 dvae, sk_resnet tell timm their names
 from tacit.encoders.encoder import (
     MEAN_PATCH,
     Encoder,
@@ -23,7 +23,7 @@ from tacit.encoders.frames import cut_positions
 from tacit.encoders.geometry import family, geometry_problems, timm_arguments
 from tacit.encoders.window_attention import attend_in_fewer_passes
 from tacit.errors import BadSettings, DataError, Unknown
-from tacit.views import Inputs, SoundInputs, input_spec
+from tacit.views import Inputs, SoundInputs, WaveInputs, input_spec
 
 # Our names: the timm architecture and what is changed of it. Those called mini are for inputs of 28 to 96 pixels.
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
@@ -71,17 +71,18 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "dvae_mini": ("dall_e_dvae", {"hidden": 32, "blocks": 1, "stride": 4}),
     "vit_tiny_12h": ("deit_tiny_patch16_224", {"num_heads": 12}),  # CAE's smallest, and as the next
     "vit_small_12h": ("deit_small_patch16_224", {"num_heads": 12}),  # MoCo v3's ViT-S
+    **vatt.NAMES,  # of films, waveforms and words
 }  # fmt: skip
 
 
 def build(
     name: str,
     *,
-    size: int | tuple[int, int] | None = None,
+    size: int | tuple[int, ...] | None = None,
     channels: int = 3,
-    inputs: SoundInputs | None = None,
+    inputs: Any = None,
     drop_path: float = 0.0,
-    patch: int | tuple[int, int] | None = None,
+    patch: int | tuple[int, ...] | None = None,
     window: int | None = None,
     norm_before_mlp: str = "ln",
     norm_eps: float | None = None,
@@ -98,7 +99,7 @@ def build(
         name: a timm architecture, or one of `SMALL`.
         size: side of the square inputs in pixels; channels: how many they have.
         inputs: of sounds, in the place of these two: their spectrograms have as many rows as frames. A plain ViT alone
-            takes them.
+            takes them. Or of films, waveforms and words, which are those of VATT's transformers.
         drop_path: stochastic depth of the last block, rising from 0 at the first.
         patch, window: patch size, of spectrograms also (frames, bands), and the side of attention's windows or chunks,
             where they should differ from the name's.
@@ -116,7 +117,7 @@ def build(
         DataError: the published weights cannot be fetched.
     """
     if inputs is not None:
-        size, channels = inputs.shape, inputs.channels
+        size, channels = input_shape(inputs), inputs.channels
     found = problems(name, size, patch, window, channels, positions=positions, **kwargs)
     found += [
         f"{field} = {values}: must hold one number for each of the {channels} channels."
@@ -169,7 +170,7 @@ def assemble(
 
 
 def problems(
-    name: str, size: int | tuple[int, int], patch: int | tuple[int, int] | None = None, window: int | None = None,
+    name: str, size: int | tuple[int, ...], patch: int | tuple[int, ...] | None = None, window: int | None = None,
     channels: int = 3, positions: int | None = None, **kwargs: Any,
 ) -> list[str]:  # fmt: skip
     """Why `name` cannot be built for such inputs, with sizes that would work; empty when it can. Raises `Unknown`."""
@@ -190,7 +191,7 @@ def crop_problems(name: str, size: int, patch: int | None = None, setting: str =
 
 
 def lacking(
-    name: str, needs: frozenset[str], size: int | tuple[int, int], patch: int | tuple[int, int] | None = None,
+    name: str, needs: frozenset[str], size: int | tuple[int, ...], patch: int | tuple[int, ...] | None = None,
     window: int | None = None, channels: int = 3,
 ) -> list[str]:  # fmt: skip
     """Which of `needs` (see `Encoder.can`) the encoder of that name cannot do, as one sentence; nothing is computed.
@@ -225,7 +226,7 @@ def mean_pooled(name: str) -> dict[str, Any]:
 
 
 def resolve(
-    name: str, size: int | tuple[int, int], patch: int | tuple[int, int] | None, window: int | None, channels: int,
+    name: str, size: int | tuple[int, ...], patch: int | tuple[int, ...] | None, window: int | None, channels: int,
     kwargs: dict[str, Any], positions: int | None = None,
 ) -> tuple[str, dict[str, Any]]:  # fmt: skip
     """timm's architecture and arguments for `name`."""
@@ -237,11 +238,18 @@ def resolve(
         made["window_size"] = window
     if family(arch) in ("swin", "vit", "vil") or getattr(timm.get_pretrained_cfg(arch), "fixed_input_size", False):
         made["img_size"] = (made["cut_positions"], size[1]) if made.get("cut_positions") else size
+    if family(arch) == "vatt":
+        made["shape"] = size
     if positions is not None and family(arch) == "vit":
         made |= {"img_size": positions, "dynamic_img_size": True}
     if channels != 3:
         made["in_chans"] = channels
     return arch, made
+
+
+def input_shape(inputs: Any) -> tuple[int, ...]:
+    """What a trunk is made for: sides of pictures, frames and sides of films, samples, sentences and their words."""
+    return (inputs.samples,) if isinstance(inputs, WaveInputs) else inputs.shape
 
 
 def set_norm_eps(trunk: nn.Module, eps: float) -> None:

@@ -15,6 +15,7 @@ from tacit.encoders.class_token import class_token, reads_class_token
 from tacit.encoders.cvt import CvT
 from tacit.encoders.mask_tokens import MASKABLE, masked_features
 from tacit.encoders.skip_rows import skip_dropped_rows
+from tacit.encoders.vatt import Trunk
 from tacit.encoders.vil import ViL
 from tacit.views import Inputs
 
@@ -56,6 +57,8 @@ class Encoder(nn.Module):
         """What `forward` returns, in words."""
         if isinstance(self.trunk, SwinTransformer | SwinTransformerV2 | CvT | ViL):
             return "mean of the tokens after the last norm"
+        if isinstance(self.trunk, Trunk):
+            return "state of the aggregating token after the last norm"
         if "cls" in self.can and getattr(self.trunk, "global_pool", "") == "token":
             return "class token after the last norm"
         if getattr(self.trunk, "global_pool", "") == "avg" and isinstance(

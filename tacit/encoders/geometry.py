@@ -13,7 +13,7 @@ from timm.models._registry import model_entrypoint
 
 KINDS = {
     "swin_transformer": "swin", "swin_transformer_v2": "swin", "vision_transformer": "vit", "deit": "vit", "cvt": "cvt",
-    "vil": "vil",
+    "vil": "vil", "vatt": "vatt",
 }  # fmt: skip
 TRIED = ("other", "cvt", "vil")
 BEYOND_TIMM = ("small_stem", "norm_eps", "cut_positions")
@@ -25,9 +25,11 @@ def family(arch: str) -> str:
     return KINDS.get(module, "other")
 
 
-def geometry_problems(name: str, arch: str, size: int | tuple[int, int], made: dict[str, Any]) -> list[str]:
+def geometry_problems(name: str, arch: str, size: int | tuple[int, ...], made: dict[str, Any]) -> list[str]:
     """Why `arch` with timm's arguments `made` cannot take images of size x size, or (height, width), and what would."""
     kind = family(arch)
+    if kind == "vatt":
+        return _vatt_problems(name, arch, size, made)
     if not isinstance(size, int):
         return _rectangle_problems(name, kind, arch, size, made)
     patch = made.get("patch_size") or default_patch(arch)
@@ -68,6 +70,31 @@ def _rectangle_problems(name: str, kind: str, arch: str, shape: tuple[int, int],
             found.append(
                 f"{setting} = {n}: must be a multiple of the {p} {what} of a patch of {name}; {n} = {n // p} x {p} + "
                 f"{n % p}. Set {_near(n, p).replace('size', setting)}."
+            )
+    return found
+
+
+def _vatt_problems(name: str, arch: str, shape: int | tuple[int, ...], made: dict[str, Any]) -> list[str]:
+    """Patches must fill films; of a waveform what fills none at its end is left unread."""
+    axes = {"vatt_video": 3, "vatt_audio": 1, "vatt_text": 2}[arch]
+    if isinstance(shape, int) or len(shape) > axes:
+        what = {"vatt_video": "films", "vatt_audio": "waveforms", "vatt_text": "words"}[arch]
+        return [f"encoder = {name}: reads {what}, which this method does not have. tacit methods says who takes it."]
+    if width := made["embed_dim"] % made["num_heads"]:
+        return [f"num_heads = {made['num_heads']}: must divide the width {made['embed_dim']}; {width} are left."]
+    sides = made.get("patch_size", {"vatt_video": (4, 16, 16), "vatt_audio": (128,)}.get(arch, ()))
+    if arch == "vatt_audio" and shape[0] < sides[0]:
+        return [
+            f"patch_samples = {sides[0]}: is longer than the {shape[0]} samples of a sound. Set {shape[0]} or less."
+        ]
+    if arch != "vatt_video":
+        return []
+    found = []
+    for setting, what, n, p in (("frames", "frames", shape[0], sides[0]), ("size", "pixels", shape[1], sides[1])):
+        if n < p or n % p:
+            found.append(
+                f"{setting} = {n}: must be a multiple of the {p} {what} of a patch of {name}. "
+                f"Set {_near(n, p).replace('size', setting)}."
             )
     return found
 

@@ -12,7 +12,15 @@ from tacit.engine.lars import Lars
 from tacit.engine.recipe import Recipe
 from tacit.engine.schedules import cosine, warmup_cosine, warmup_steps
 
-POSITIONS = ("relative_position_bias_table", "pos_embed", "absolute_pos_embed", "cls_token", "reg_token", "mask_token")
+POSITIONS = (
+    "relative_position_bias_table",
+    "pos_embed",
+    "absolute_pos_embed",
+    "cls_token",
+    "reg_token",
+    "mask_token",
+    "agg_token",
+)
 
 
 def decays(name: str, parameter: Tensor, positions: bool) -> bool:

@@ -1,4 +1,5 @@
 from tacit.heads.aggregator import Aggregator, padded
+from tacit.heads.common_space import HEADS, FineAndCoarse, Joint, common_space
 from tacit.heads.decoder import TokenDecoder, decoder_problems
 from tacit.heads.dvae import DVAEDecoder, convolution
 from tacit.heads.mlp import mlp
@@ -9,10 +10,13 @@ from tacit.heads.prototypes import PrototypeHead, PrototypeHeads, Prototypes
 from tacit.heads.regressor import CrossAttention, LatentDecoder, LatentRegressor, hold_key_biases, latent_projection
 
 __all__ = [
+    "HEADS",
     "PROJECTIONS",
     "Aggregator",
     "CrossAttention",
     "DVAEDecoder",
+    "FineAndCoarse",
+    "Joint",
     "LatentDecoder",
     "LatentRegressor",
     "PixelDecoder",
@@ -20,6 +24,7 @@ __all__ = [
     "PrototypeHeads",
     "Prototypes",
     "TokenDecoder",
+    "common_space",
     "convolution",
     "decoder_problems",
     "hold_key_biases",
