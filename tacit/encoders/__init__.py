@@ -1,10 +1,21 @@
-from tacit.encoders.build import SMALL, build, crop_problems, lacking, mean_pooled, patch_of, problems, set_norm_eps
+from tacit.encoders.build import (
+    SMALL,
+    build,
+    crop_problems,
+    input_shape,
+    lacking,
+    mean_pooled,
+    patch_of,
+    problems,
+    set_norm_eps,
+)
 from tacit.encoders.chunks import NEIGHBOURS
 from tacit.encoders.depth import depth_of
 from tacit.encoders.drop_rows import uniform_drop_path
 from tacit.encoders.encoder import MEAN_PATCH, Encoder, set_drop_path, set_neighbours
 from tacit.encoders.frames import CutPositions, encode_valid
 from tacit.encoders.initialise import Initialised, initialise
+from tacit.encoders.joint import JointSpace, load_joint, save_joint
 from tacit.encoders.mask_tokens import MaskTokens
 from tacit.encoders.masked import embed, encode_tokens, encode_visible, patch_grid, pick, visible_ids
 from tacit.encoders.multi_crop import by_size, view_by_view
@@ -28,6 +39,7 @@ from tacit.encoders.tokenizers import (
 )
 from tacit.encoders.topk import topk_attention
 from tacit.encoders.vatt import set_drop_token, share_stack
+from tacit.encoders.word_vectors import word_vectors
 from tacit.encoders.xavier import truncated_patches_, xavier_
 
 __all__ = [
@@ -39,6 +51,7 @@ __all__ = [
     "CutPositions",
     "Encoder",
     "Initialised",
+    "JointSpace",
     "MaskTokens",
     "PatchCodes",
     "Speech",
@@ -62,9 +75,11 @@ __all__ = [
     "encode_visible",
     "holds_speech",
     "initialise",
+    "input_shape",
     "lacking",
     "like",
     "load",
+    "load_joint",
     "mean_pooled",
     "multi_depth",
     "pad",
@@ -75,6 +90,7 @@ __all__ = [
     "read_description",
     "refused",
     "save",
+    "save_joint",
     "save_tokenizer",
     "set_drop_path",
     "set_drop_token",
@@ -93,6 +109,7 @@ __all__ = [
     "uniform_drop_path",
     "view_by_view",
     "visible_ids",
+    "word_vectors",
     "write_tensors",
     "xavier_",
 ]

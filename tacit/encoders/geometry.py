@@ -58,6 +58,8 @@ def geometry_problems(name: str, arch: str, size: int | tuple[int, ...], made: d
 
 
 def _rectangle_problems(name: str, kind: str, arch: str, shape: tuple[int, int], made: dict[str, Any]) -> list[str]:
+    if len(shape) != 2:
+        return [f"encoder = {name}: reads pictures. Of films, sounds and words: vatt_video_base, vatt_audio_base, …"]
     if kind != "vit":
         return [f"encoder = {name}: spectrograms are no squares, which a plain ViT takes. Try vit_mini or deit_small."]
     patch = made.get("patch_size") or default_patch(arch)
@@ -76,8 +78,8 @@ def _rectangle_problems(name: str, kind: str, arch: str, shape: tuple[int, int],
 
 def _vatt_problems(name: str, arch: str, shape: int | tuple[int, ...], made: dict[str, Any]) -> list[str]:
     """Patches must fill films; of a waveform what fills none at its end is left unread."""
-    axes = {"vatt_video": 3, "vatt_audio": 1, "vatt_text": 2}[arch]
-    if isinstance(shape, int) or len(shape) > axes:
+    axes = {"vatt_video": (3,), "vatt_audio": (1,), "vatt_text": (1, 2)}[arch]
+    if isinstance(shape, int) or len(shape) not in axes:
         what = {"vatt_video": "films", "vatt_audio": "waveforms", "vatt_text": "words"}[arch]
         return [f"encoder = {name}: reads {what}, which this method does not have. tacit methods says who takes it."]
     if width := made["embed_dim"] % made["num_heads"]:

@@ -47,7 +47,6 @@ class Stack(nn.Module):
             for block in self.blocks:
                 block.attn.q_norm = Times(block.attn.scale**-1)
         self.norm, self.dropout = norm(width), nn.Dropout(dropout)
-        self.apply(_as_keras)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         for block in self.blocks:
@@ -142,24 +141,23 @@ class Trunk(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.shared, self.keep, self.each = shared, 1.0, False
-        self.stack = Stack(embed_dim, depth, num_heads, mlp_ratio, drop_rate, t5)
-        self.before, self.after = nn.Identity(), nn.Identity()
-        self.num_features = embed_dim
-        if shared:
-            self.num_features = out or embed_dim
-            self.before = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.GELU())
-            self.after = nn.Sequential(nn.Linear(embed_dim, self.num_features), nn.GELU())
+        self.width, self.num_features = embed_dim, (out or embed_dim) if shared else embed_dim
         self.head_hidden_size, self.num_classes = self.num_features, num_classes
         self.dropout = nn.Dropout(drop_rate)
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        self.before = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.GELU()) if shared else nn.Identity()
+        self.made = (embed_dim, depth, num_heads, mlp_ratio, drop_rate, t5)
 
-    def begin(self, agg: int, *fresh: nn.Module) -> None:
-        """Once all parts are there: AGG of that width, and first weights as Keras draws them."""
+    def finish(self, agg: int) -> None:
+        """Once there is what makes tokens: AGG of that width, the stack, and first weights as Keras draws them."""
         std = agg**-0.5
         cut = std / 0.87962566  # a normal cut at two of these has the deviation `std`
         self.agg_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, agg), std=cut, a=-2 * cut, b=2 * cut))
-        for part in (self.before, self.after, self.head, *fresh):
-            part.apply(_as_keras)
+        self.stack = Stack(*self.made)
+        self.after = (
+            nn.Sequential(nn.Linear(self.width, self.num_features), nn.GELU()) if self.shared else nn.Identity()
+        )
+        self.head = nn.Linear(self.num_features, self.num_classes) if self.num_classes else nn.Identity()
+        self.apply(_as_keras)
 
     def embedded(self, x: Tensor) -> Tensor:
         """Tokens in their places: [B, N, width]."""
@@ -182,10 +180,10 @@ class VideoTransformer(Trunk):
 
     def __init__(self, shape: Sequence[int] = (32, 224, 224), patch_size=(4, 16, 16), in_chans: int = 3, **kwargs):
         super().__init__(**kwargs)
-        self.patch_size, width = tuple(patch_size), self.stack.norm.weight.numel()
+        self.patch_size, width = tuple(patch_size), self.width
         self.patch_embed = nn.Conv3d(in_chans, width, self.patch_size, self.patch_size)
         self.places = Places([n // p for n, p in zip(shape, self.patch_size, strict=True)], width)
-        self.begin(width, self.patch_embed)
+        self.finish(width)
 
     def embedded(self, x: Tensor) -> Tensor:
         x = self.patch_embed(x)
@@ -197,10 +195,10 @@ class AudioTransformer(Trunk):
 
     def __init__(self, shape: Sequence[int] = (153_600,), patch_size=(128,), in_chans: int = 1, **kwargs):
         super().__init__(**kwargs)
-        self.patch_size, width = tuple(patch_size), self.stack.norm.weight.numel()
+        self.patch_size, width = tuple(patch_size), self.width
         self.patch_embed = nn.Conv1d(in_chans, width, self.patch_size, self.patch_size)
         self.places = Places([shape[-1] // self.patch_size[0]], width)
-        self.begin(width, self.patch_embed)
+        self.finish(width)
 
     def embedded(self, x: Tensor) -> Tensor:
         x = self.patch_embed(x)
@@ -223,7 +221,7 @@ class TextTransformer(Trunk):
         buckets: int = 32, reach: int = 64, in_chans: int = 1, shared: bool = False, **kwargs,
     ):  # fmt: skip
         super().__init__(shared=shared, t5=not shared, **kwargs)
-        width, heads = self.stack.norm.weight.numel(), self.stack.blocks[0].attn.num_heads
+        width, heads = self.width, self.made[2]
         self.words = nn.Embedding(words, dims)
         nn.init.uniform_(self.words.weight, -0.05, 0.05)
         self.words.weight.requires_grad_(train_words)
@@ -234,7 +232,7 @@ class TextTransformer(Trunk):
             self.bias = nn.Embedding(buckets, heads)
             nn.init.uniform_(self.bias.weight, -0.05, 0.05)
         self.buckets, self.reach = buckets, reach
-        self.begin(width if shared else dims)
+        self.finish(width if shared else dims)
 
     def forward_features(self, x: Tensor) -> Tensor:
         if x.ndim == 3:

@@ -101,7 +101,8 @@ def learning_rate(recipe: Recipe, step: int, steps: int, steps_per_epoch: int) -
         base=recipe.lr * scale,
         start=recipe.lr_warmup * ends,
         end=recipe.lr_end * ends,
-        from_zero=recipe.lr_cosine != "after_warmup",
+        from_zero=recipe.lr_cosine not in ("after_warmup", "quarter"),
+        quarter=recipe.lr_cosine == "quarter",
         inclusive=recipe.warmup_inclusive,
     )
 

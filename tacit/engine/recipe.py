@@ -38,8 +38,9 @@ class Recipe:
     lr_lag: int = setting(0, "the update of step i uses the rate of step i - lr_lag", low=0)
     lr_cosine: str = setting(
         "after_warmup",
-        "where the cosine counts from; by_epoch: from zero, one rate for a whole epoch; steps: none, see lr_drops",
-        choices=("after_warmup", "from_zero", "by_epoch", "steps"),
+        "where the cosine counts from; by_epoch: from zero, one rate for a whole epoch; quarter: after the warm-up, a "
+        "quarter of a period; steps: none, see lr_drops",
+        choices=("after_warmup", "from_zero", "by_epoch", "quarter", "steps"),
     )
     lr_drops: tuple[float, ...] = setting(
         (), "shares of the run from which the rate is a tenth, where lr_cosine is steps", low=0, high=1

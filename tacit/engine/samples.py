@@ -14,19 +14,21 @@ from torch import Tensor
 from tacit.engine.method import Method
 from tacit.errors import BadRecord
 from tacit.run import atomic
-from tacit.views import View, Views, collate, finish, shown
+from tacit.views import View, Views, collate, field_of, finish, shown
 
 COUNT = 8
 
 
 def save_sample_views(path: Path, dataset: Views, pipelines: Sequence[View]) -> None:
     """A few records as the method sees them, for the report: `views` uint8 [V, n, H, W, C], `names` [V], and the `kind`
-    of record, "image" or "audio"."""
+    of record, "image", "audio" or "video"."""
     if (batch := _first(dataset)) is None:
         return
-    views = [v["image"] for v in finish(batch, pipelines)]
-    pixels = [shown(x, v.inputs, views[0]) for x, v in zip(views, pipelines, strict=True)]
-    _save(path, pixels, [v.name for v in pipelines], dataset.source.fields[0])
+    seen = [(view["image"], v) for view, v in zip(finish(batch, pipelines), pipelines, strict=True)]
+    seen = [(x, v) for x, v in seen if field_of(v.inputs) != "text"]  # which is no picture
+    like = seen[0][0] if len({field_of(v.inputs) for _, v in seen}) == 1 else None
+    pixels = [shown(x, v.inputs, like) for x, v in seen]
+    _save(path, pixels, [v.name for _, v in seen], dataset.source.fields[0])
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import nn
 
 SPIKE = 10.0  # times the running median of the layer's gradient norm
 USUAL = 100  # steps the running median is of
-TOKENS = ("cls_token", "reg_token", "mask_token", "pos_embed")
+TOKENS = ("cls_token", "reg_token", "mask_token", "pos_embed", "agg_token")
 FIRST = 20  # steps before anything is called usual
 
 

@@ -34,6 +34,7 @@ METHODS = {
     "asit": "tacit.methods.audio.asit:ASiT",
     "atst_clip": "tacit.methods.audio.atst_clip:ATSTClip",
     "atst_frame": "tacit.methods.audio.atst_frame:ATSTFrame",
+    "vatt": "tacit.methods.multimodal.vatt:VATT",
     "lowshot_mim_cluster": "tacit.methods.image.lowshot_mim_cluster:LowShotMIMCluster",
 }
 

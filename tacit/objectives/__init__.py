@@ -1,6 +1,6 @@
 from tacit.objectives.clustering import SINKHORN_OF, assigned, assignment_entropy, falling_shares, me_max, sinkhorn
 from tacit.objectives.contrastive import batch_info_nce, info_nce, info_nce_across_views, nt_xent
-from tacit.objectives.cross_modal import cross_modal_nce, recall_at_1
+from tacit.objectives.cross_modal import NCE_FORMS, cross_modal_nce, recall_at_1
 from tacit.objectives.decorrelation import covariance, invariance, variance
 from tacit.objectives.discrete import divergence_from_uniform, logit_laplace
 from tacit.objectives.distillation import (
@@ -41,6 +41,7 @@ from tacit.objectives.uncertainty import FORMS, uncertain
 __all__ = [
     "FORMS",
     "MINING",
+    "NCE_FORMS",
     "ORDERS",
     "SINKHORN_OF",
     "across_regions",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tacit.distributed import gather, gather_with_grad, world_size
 
-FORMS = ("asymmetric", "symmetric")
+NCE_FORMS = ("asymmetric", "symmetric")
 OUT = -1e9  # a similarity that takes no part; finite, so that a row of nothing but these has gradients of 0
 
 
@@ -35,7 +35,7 @@ def cross_modal_nce(
         valid_x, valid_y: [B] bool, of y also [B, L]; by default all are. What is not valid takes no part in N, A and B
             of any record, and a record that lacks a side leaves the mean; the side it has is still a negative of the
             others. The official code masks records of y alone, never candidates: those without a word count there.
-        form: one of `FORMS`.
+        form: one of `NCE_FORMS`.
 
     Returns:
         The mean over the records of all ranks that have both sides; 0, with gradients of 0, where none has.
@@ -43,8 +43,8 @@ def cross_modal_nce(
     Raises:
         ValueError: another form.
     """
-    if form not in FORMS:
-        raise ValueError(f"form = {form!r}: must be one of {', '.join(FORMS)}.")
+    if form not in NCE_FORMS:
+        raise ValueError(f"form = {form!r}: must be one of {', '.join(NCE_FORMS)}.")
     with torch.autocast(x.device.type, enabled=False):
         x, y = F.normalize(x.float(), dim=-1), F.normalize(y.float(), dim=-1)
         y = y[:, None] if y.ndim == 2 else y

@@ -46,6 +46,18 @@ def test_the_plain_cosine_starts_where_the_warm_up_ends():
     assert all(b <= a for a, b in pairwise(values[10:]))
 
 
+def test_a_quarter_of_a_cosine_is_flat_where_it_begins():
+    values = [warmup_cosine(s, 110, warmup=10, base=1.0, start=0.0, end=0.5, quarter=True) for s in range(112)]
+    assert values[5] == 0.5
+    assert values[10] == 1.0
+    assert values[60] == pytest.approx(0.5 + 0.5 * 0.5**0.5)
+    assert values[110] == values[111] == 0.5
+    falls = [a - b for a, b in pairwise(values[10:111])]
+    assert all(b > a > 0 for a, b in pairwise(falls))
+    quarter = Recipe(lr_cosine="quarter", lr_warmup=0.0, lr_end=5e-4, warmup_epochs=1.0)
+    assert learning_rate(quarter, 60, 110, 10) == pytest.approx(5e-4 + 5e-4 * 0.5**0.5)
+
+
 def test_a_run_shorter_than_its_warm_up_still_has_a_schedule():
     rates = [learning_rate(Recipe(), step, 3, 10) for step in range(4)]
     assert all(rate >= 0 for rate in rates)

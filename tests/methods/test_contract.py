@@ -13,9 +13,11 @@ import torch
 import tacit
 from tacit import encoders
 from tacit.data import Cut
+from tacit.data.film import FilmCut
 from tacit.data.recording import Recording, Segment
+from tacit.data.transcript import Sentence, Transcript
 from tacit.encoders import Encoder
-from tacit.engine import DINORecipe, Method, Progress, Recipe, SoundRecipe
+from tacit.engine import ClipRecipe, DINORecipe, Method, Progress, Recipe, SoundRecipe
 from tacit.engine.bootstrapping import Bootstrapping
 from tacit.engine.clustering import Clustering
 from tacit.engine.distilling import Distilling
@@ -28,6 +30,7 @@ from tacit.settings import describe, from_dict, problems, to_dict
 from tacit.views import collate, finish, rng
 
 BATCH = 8
+WORDS = ("one", "two", "three")
 
 
 @pytest.fixture(params=METHODS)
@@ -71,6 +74,9 @@ def batch(method: Method, seed: int = 0) -> list[dict[str, torch.Tensor]]:
         if method.modality == "audio":
             samples.append(heard(pipelines, seed, i))
             continue
+        if method.modality == "video+audio+text":
+            samples.append(clip(pipelines, seed, i))
+            continue
         params = [view.draw(rng(seed, 0, i, number), 20, 20) for number, view in enumerate(pipelines)]
         cuts = [view.cut(p) for view, p in zip(pipelines, params, strict=True)]
         assert all(isinstance(cut, Cut) for cut in cuts)
@@ -90,6 +96,35 @@ def heard(pipelines, seed: int, index: int) -> dict:
     cuts = [view.cut(p) for view, p in zip(pipelines, params, strict=True)]
     assert all(isinstance(cut, Segment) for cut in cuts)
     return {"crops": recording.crops(cuts), "params": params, "index": index, "label": -1, "bad": []}
+
+
+def clip(pipelines, seed: int, index: int) -> dict:
+    """The same of a film of three seconds, its sound and two sentences; some records lack one of them."""
+    t = np.arange(3000) / 1000
+    record = {
+        "audio": Recording(0.3 * np.sin(2 * np.pi * 30 * (1 + index) * t).astype(np.float32), 1000),
+        "text": Transcript(
+            [Sentence(0.0, 1.5, f"a {WORDS[index % 3]}"), Sentence(1.5, 3.0, f"{WORDS[index % 3]} two")]
+        ),
+    }
+    crops, params = [], []
+    for number, view in enumerate(pipelines):
+        if (index, view.field) in ((3, "audio"), (5, "text")):
+            crop, drawn = view.absent()
+        else:
+            generator = rng(seed, 0, index, getattr(view, "of", number))
+            extent = (30, 10.0, 20, 20) if view.field == "video" else record[view.field].extent
+            drawn = view.draw(generator, *extent, seconds=3.0)
+            cut = view.cut(drawn)
+            if view.field == "video":
+                assert isinstance(cut, FilmCut)
+                crop = generator.integers(0, 256, (len(cut.times), *cut.size, 3), dtype=np.uint8)
+            else:
+                (crop,) = record[view.field].crops([cut])
+            crop = view.change(crop, drawn) if hasattr(view, "change") else crop
+        crops.append(crop)
+        params.append(drawn)
+    return {"crops": crops, "params": params, "index": index, "label": -1, "bad": []}
 
 
 def steps(method: Method, count: int) -> list[float]:
@@ -116,7 +151,7 @@ def test_it_says_what_it_is(cls):
     assert {"paper", "small"} <= set(cls.presets)
     assert issubclass(cls.Settings, Recipe)
     # What all share, or a family of methods does.
-    families = (DINORecipe, SoundRecipe, LevelledRecipe, Bootstrapping, Distilling, Clustering)
+    families = (ClipRecipe, DINORecipe, SoundRecipe, LevelledRecipe, Bootstrapping, Distilling, Clustering)
     assert cls.Settings.__mro__[1] in (Recipe, *families)
     assert dataclasses.is_dataclass(cls.Settings)
     assert cls.Settings.__dataclass_params__.frozen
@@ -182,6 +217,9 @@ def test_its_state_goes_on_where_it_stopped(cls):
 def test_other_channels_than_three(cls):
     if cls.modality == "audio":  # mixed down to one, whatever the file has
         assert cls(settings_of(cls)).encoder.inputs.channels == 1
+        assert "channels = 2: must be" in problems(settings_of(cls, channels=2))[0]
+        return
+    if cls.modality == "video+audio+text":
         assert "channels = 2: must be" in problems(settings_of(cls, channels=2))[0]
         return
     assert cls(settings_of(cls, channels=2)).encoder.inputs.channels == 2
