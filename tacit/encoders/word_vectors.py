@@ -14,8 +14,9 @@ from tacit.errors import DataError
 
 
 def word_vectors(path: str | os.PathLike, wanted: Collection[str], width: int) -> dict[str, Tensor]:
-    """{word: [width]} of the words `wanted` that the file has, of a word that stands there twice the first. Words of the
-    file that are written with capitals serve where none is in lower case. The file is read once, line by line.
+    """{word: [width]} of the words `wanted` that the file has, of one that stands there twice the first.
+
+    A word that the file has with capitals only is found in lower case, too. The file is read once, line by line.
 
     Args:
         path: UTF-8 text. A first line of two numbers, as word2vec's has it, says how many words of what width follow.
