@@ -112,7 +112,7 @@ def clip(pipelines, seed: int, index: int) -> dict:
         if (index, view.field) in ((3, "audio"), (5, "text")):
             crop, drawn = view.absent()
         else:
-            generator = rng(seed, 0, index, getattr(view, "of", number))
+            generator = rng(seed, 0, index, number if view.of is None else view.of)
             extent = (30, 10.0, 20, 20) if view.field == "video" else record[view.field].extent
             drawn = view.draw(generator, *extent, seconds=3.0)
             cut = view.cut(drawn)

@@ -120,8 +120,8 @@ class VATT(Method):
         s, inputs, colours = self.s, self.s.inputs, tuple(most * self.s.colour for most in COLOURS)
         made = {
             "video": FilmClip(inputs["video"], way=s.crop, colours=colours if s.colour else None),
-            "audio": WaveClip(inputs["audio"], noise=s.noise),
-            "text": SentenceBag(inputs["text"], s.seconds),
+            "audio": WaveClip(inputs["audio"], noise=s.noise, of=0),
+            "text": SentenceBag(inputs["text"], s.seconds, of=0),
         }
         return [made[of] for of in self.encoders]
 
