@@ -35,7 +35,7 @@ class Stack(nn.Module):
 
     def __init__(self, width: int, depth: int, heads: int, mlp_ratio: float, dropout: float, t5: bool = False):
         super().__init__()
-        norm = partial(RmsNorm if t5 else nn.LayerNorm, eps=EPS)
+        norm = partial(Rms if t5 else nn.LayerNorm, eps=EPS)
         self.blocks = nn.ModuleList(
             Block(
                 width, heads, mlp_ratio, qkv_bias=not t5, proj_bias=not t5, proj_drop=dropout, attn_drop=dropout,
@@ -52,6 +52,13 @@ class Stack(nn.Module):
         for block in self.blocks:
             x = block(x, attn_mask=mask)
         return self.dropout(self.norm(x))
+
+
+class Rms(RmsNorm):
+    """In float32 under autocast, too, as LayerNorm is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float())
 
 
 class Times(nn.Module):
@@ -319,7 +326,7 @@ def vatt_text(pretrained: bool = False, **kwargs) -> TextTransformer:
 
 # Small is of the paper's for text alone; mini is for short clips of some ten pixels.
 SIZES = {
-    "mini": {"depth": 4, "embed_dim": 128, "num_heads": 4},
+    "mini": {"depth": 3, "embed_dim": 96, "num_heads": 3},
     "small": {"depth": 6, "embed_dim": 512, "num_heads": 8},
     "base": {"depth": 12, "embed_dim": 768, "num_heads": 12},
     "medium": {"depth": 12, "embed_dim": 1024, "num_heads": 16},

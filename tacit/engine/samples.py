@@ -28,6 +28,10 @@ def save_sample_views(path: Path, dataset: Views, pipelines: Sequence[View]) -> 
     seen = [(x, v) for x, v in seen if field_of(v.inputs) != "text"]  # which is no picture
     like = seen[0][0] if len({field_of(v.inputs) for _, v in seen}) == 1 else None
     pixels = [shown(x, v.inputs, like) for x, v in seen]
+    if like is None:  # a film keeps its proportions, and is drawn as large as the spectrogram beside it
+        height, width = pixels[0].shape[-2:]
+        times = -(-max(x.shape[-2] for x in pixels) // height)
+        pixels = [F.interpolate(x, size=(height * times, width * times)) for x in pixels]
     _save(path, pixels, [v.name for _, v in seen], dataset.source.fields[0])
 
 

@@ -15,6 +15,7 @@ from tacit.data.source import Place
 from tacit.engine import Progress
 from tacit.engine.clips import clip_problems, encode_there
 from tacit.engine.optim import learning_rate
+from tacit.engine.samples import save_sample_views
 from tacit.errors import BadSettings, DataError
 from tacit.methods.multimodal.vatt import VATT, Settings
 from tacit.views import Views, collate, finish
@@ -60,7 +61,7 @@ def test_the_papers_schedule_and_the_codes():
 
 def test_the_spaces_of_the_paper():
     head = made(fine=Settings.fine, coarse=Settings.coarse).head
-    x = {of: torch.randn(4, 128) for of in ("video", "audio", "text")}
+    x = {of: torch.randn(4, 96) for of in ("video", "audio", "text")}
     assert {pair: z.shape[1] for pair, z in head(x).items() if "video" in pair} == {
         ("video", "audio"): 512, ("audio", "video"): 512, ("video", "text"): 256, ("text", "video"): 256,
     }  # fmt: skip
@@ -275,3 +276,13 @@ def test_words_and_modalities_are_read_off_the_data(source, tmp_path):
     assert not table.requires_grad
     with pytest.raises(DataError, match="Set word_width=3"):
         dataclasses.replace(known, word_width=4, vocabulary=()).measured(source)
+
+
+def test_people_are_shown_the_film_and_the_sound(source, tmp_path):
+    method = made()
+    save_sample_views(tmp_path / "views.npz", Views(source, method.views(), 0), method.views())
+    stored = np.load(tmp_path / "views.npz")
+    assert (stored["names"].tolist(), str(stored["kind"])) == (["film", "sound"], "video")
+    views, height, width, _ = np.delete(stored["views"].shape, 1)
+    assert views == 2
+    assert width == 4 * height  # four square frames
