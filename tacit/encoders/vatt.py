@@ -137,6 +137,8 @@ class Trunk(nn.Module):
     Args:
         shared: of a stack for several modalities: a Linear and GELU come before places, and after the last norm.
         out: width after the latter, 1,024 in the paper; `embed_dim` when left out.
+        stem: deviation of the first weights of what reads pixels or samples, times the root of their inputs; by default
+            as Keras draws them, which is less than .1 at the paper's sizes: tokens begin small beside their places.
     """
 
     num_prefix_tokens = 1
@@ -145,8 +147,10 @@ class Trunk(nn.Module):
     def __init__(
         self, embed_dim: int = 768, depth: int = 12, num_heads: int = 12, mlp_ratio: float = 4.0,
         drop_rate: float = 0.1, shared: bool = False, out: int | None = None, num_classes: int = 0, t5: bool = False,
+        stem: float | None = None,
     ):  # fmt: skip
         super().__init__()
+        self.stem = stem
         self.shared, self.keep, self.each = shared, 1.0, False
         self.width, self.num_features = embed_dim, (out or embed_dim) if shared else embed_dim
         self.head_hidden_size, self.num_classes = self.num_features, num_classes
@@ -165,6 +169,9 @@ class Trunk(nn.Module):
         )
         self.head = nn.Linear(self.num_features, self.num_classes) if self.num_classes else nn.Identity()
         self.apply(_as_keras)
+        if self.stem is not None:
+            weight = self.patch_embed.weight
+            nn.init.normal_(weight, std=self.stem * weight[0].numel() ** -0.5)
 
     def embedded(self, x: Tensor) -> Tensor:
         """Tokens in their places: [B, N, width]."""

@@ -31,6 +31,10 @@ class ClipRecipe(Recipe):
     channels: int = setting(3, "of the frames: red, green and blue", low=3, high=3)
     frames: int = setting(32, "frames of a clip", low=1)
     fps: float = setting(10.0, "frames a second; together with `frames` the length of a clip", low=0.01)
+    stem: float | None = setting(
+        None, "deviation of the first weights that read pixels and samples, times the root of their inputs; "
+        "none: as Keras draws them, less than a tenth", low=0,
+    )  # fmt: skip
     patch_frames: int = setting(4, "frames of a patch", low=1)
     rate: int = setting(48_000, "samples a second; sounds of another rate are resampled", low=1000)
     patch_samples: int = setting(128, "samples of a patch of sound", low=1)
@@ -75,8 +79,8 @@ class ClipRecipe(Recipe):
     def trunks(self) -> dict[str, tuple[str, dict[str, object]]]:
         """Name and arguments of the encoder of each modality that is compared with another."""
         how: dict[str, dict[str, object]] = {
-            "video": {"patch": self.cells},
-            "audio": {"patch": (self.patch_samples,), "channels": 1},
+            "video": {"patch": self.cells, "stem": self.stem},
+            "audio": {"patch": (self.patch_samples,), "stem": self.stem, "channels": 1},
             "text": {"words": len(self.vocabulary) + 1, "dims": self.word_width, "train_words": self.train_words},
         }
         names = {"video": self.encoder, "audio": self.audio_encoder, "text": self.text_encoder}

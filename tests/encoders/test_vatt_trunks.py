@@ -138,6 +138,12 @@ def test_first_weights():
     assert model.patch_embed.weight.abs().max().item() == pytest.approx(math.sqrt(6 / (inside + out)), rel=0.01)
 
 
+@pytest.mark.parametrize(("of", "inside"), [("video", 3 * 2 * 8 * 8), ("audio", 64)])
+def test_what_reads_pixels_and_samples_may_begin_larger(of, inside):
+    weight = trunk(of, stem=3.0).patch_embed.weight
+    assert weight.std().item() == pytest.approx(3 / inside**0.5, rel=0.1)
+
+
 @pytest.mark.parametrize("count", [5, 8, 13, 24])
 def test_positions_are_read_by_a_natural_cubic_spline(count):
     table = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
