@@ -228,7 +228,8 @@ def evaluate(
             "budget, clinical, retrieval, verification (trials), ridge, multi_label, label_free (lidar=no), "
             "correspondence. On data of a layout of its own, one at a time: segment and attention for masks, detect "
             "for boxes, video (DAVIS), revisited (Oxford, Paris), copies "
-            "(Copydays), events (threshold, median) for sounds with times. docs/evaluation.md has all options.",
+            "(Copydays), events (threshold, median) for sounds with times. Of runs whose encoders meet in a space "
+            "text_to_video, audio_to_video, video_to_text and so on (windows, by). docs/evaluation.md has all options.",
         ),
     ] = "knn,linear",
     label: Label = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-LOWER = frozenset(["mae", "rmse", "nmad", "brier", "ece", "uniformity", "eer", "min_dcf"])
+LOWER = frozenset(["mae", "rmse", "nmad", "brier", "ece", "uniformity", "eer", "min_dcf", "median_rank"])
 SHARES = frozenset(
     [
         "top1", "mean_per_class", "accuracy", "map", "average_precision", "sensitivity", "specificity",

@@ -66,7 +66,7 @@ def _evaluate(
     """`evaluate` with what it says of every test record."""
     from tacit import evaluation
     from tacit.data import open_splits
-    from tacit.evaluation.protocols import SCENES
+    from tacit.evaluation.protocols import ACROSS, SCENES
     from tacit.views import field_of
 
     names = protocol.split(",") if isinstance(protocol, str) else list(protocol)
@@ -78,6 +78,12 @@ def _evaluate(
             progress=progress,
         )  # fmt: skip
     columns = [label] if isinstance(label, str) else label
+    if any(one.name in ACROSS for one in asked):
+        refused = {"--folds": folds, "--whole": whole or None}
+        return _across(
+            what, data, test, asked, columns, group, refused, baselines=baselines, seed=seed, workers=workers,
+            progress=progress,
+        )  # fmt: skip
     encoder = encoder_of(what, foreign=True)
     projector = projector_of(what) if any(one.options.get("neck") for one in asked) else None
     number = int(folds) if folds is not None and str(folds).isdigit() else None
@@ -112,6 +118,32 @@ def _scenes(what, data, test, asked, columns, *, baselines, seed, workers, cache
         encoder_of(what), Path(data), None if test is None else Path(test), asked, baselines=baselines, seed=seed,
         workers=workers_of(workers), cache=cache, progress=progress,
     )  # fmt: skip
+    return _kept(what, data, test, found)
+
+
+def _across(
+    what, data, test, asked, columns, group, refused, *, baselines, seed, workers, progress
+) -> dict[str, Any]:  # fmt: skip
+    """`_evaluate` for retrieval between modalities, of which a test set is ranked alone, where there is one."""
+    from tacit.data import open_source
+    from tacit.data.open import parts_of
+    from tacit.encoders import load_joint
+    from tacit.evaluation.across import evaluate_across
+
+    if given := [name for name, value in refused.items() if value is not None]:
+        raise UsageError(f"{asked[0].name} learns nothing from the data. Leave {' and '.join(given)} out.")
+    path = what.path if isinstance(what, Run) else what
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(
+            f"{asked[0].name} needs a run whose encoders meet in a space, and not a {type(what).__name__}."
+        )
+    joint = load_joint(path)
+    _, held_out = parts_of(data, test)
+    ranked = data if held_out is None else held_out
+    source = open_source(ranked, kind="video", labels=columns or "auto", group=group)
+    found = evaluate_across(
+        joint, source, asked, seed=seed, baselines=baselines, workers=workers_of(workers), progress=progress
+    )
     return _kept(what, data, test, found)
 
 
@@ -211,14 +243,14 @@ def transfer(
     """
     from tacit.evaluation import parse, tables
     from tacit.evaluation import transfer as over_sets
-    from tacit.evaluation.protocols import SCENES
+    from tacit.evaluation.protocols import ACROSS, SCENES
 
     tables.check_format(out)
     many = list(what) if isinstance(what, list | tuple) else [what]
     names = apart([name_of(one) for one in many])
     asked = [parse(spec) for spec in (protocol.split(",") if isinstance(protocol, str) else protocol)]
     for one in asked:
-        if one.name in SCENES:
+        if one.name in SCENES or one.name in ACROSS:
             raise UsageError(f"{one.name} has data of its own layout; ask for it by tacit evaluate.")
     sets = over_sets.find_sets(data)
     found = over_sets.transfer(

@@ -13,7 +13,7 @@ from tacit.evaluation.label_free import rank_correlation
 from tacit.evaluation.low_shot import saving
 from tacit.evaluation.options import options_of
 from tacit.evaluation.paired import average_ranks, holm, mcnemar, paired_bootstrap, sign_flip_test
-from tacit.evaluation.protocols import PROTOCOLS, SCENES
+from tacit.evaluation.protocols import ACROSS, PROTOCOLS, SCENES
 from tacit.scores import sign
 
 
@@ -161,7 +161,7 @@ def _same_split(results: dict[str, dict[str, Any]]) -> None:
 def _same_settings(protocol: str, scores: dict[str, dict[str, Any]]) -> None:
     """What a user chose must be equal; what a protocol chose for an encoder (a strength, a rate) may differ."""
     kind = protocol.partition(":")[0]
-    options = set(options_of(SCENES.get(kind) or PROTOCOLS[kind].run))
+    options = set(options_of((SCENES | ACROSS).get(kind) or PROTOCOLS[kind].run))
     chosen = {name: {k: v for k, v in s["settings"].items() if k in options} for name, s in scores.items()}
     first, *others = chosen
     for name in others:

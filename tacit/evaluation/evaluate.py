@@ -25,7 +25,16 @@ from tacit.evaluation.groups import check_groups, grouped_folds, grouped_split
 from tacit.evaluation.linear import stratified
 from tacit.evaluation.neck import first_blocks
 from tacit.evaluation.options import Asked
-from tacit.evaluation.protocols import PROTOCOLS, SCENES, check_kind, check_pictures, everything, features_of, parse
+from tacit.evaluation.protocols import (
+    ACROSS,
+    PROTOCOLS,
+    SCENES,
+    check_kind,
+    check_pictures,
+    everything,
+    features_of,
+    parse,
+)
 from tacit.evaluation.task import Part, Score, Task, packed, random_twin
 from tacit.run import atomic, read_json, write_json
 from tacit.views import field_of
@@ -78,6 +87,8 @@ def evaluate(
     for one in asked:
         if one.name in SCENES:
             raise UsageError(f"{one.name} needs {scenes.SCENES[one.name].needs}; it cannot be asked for with others.")
+        if one.name in ACROSS:
+            raise UsageError(f"{one.name} is of a joint space and needs nothing to learn from; ask for it by itself.")
         check_kind(one.name, kind, train.notes)
         check_pictures(one.name, encoder.inputs)
         if one.name == "fine_tune" and next(encoder.parameters(), None) is None:

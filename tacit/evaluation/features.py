@@ -17,7 +17,8 @@ from tacit.encoders import Encoder
 from tacit.errors import DataError
 from tacit.evaluation import cache as kept
 from tacit.evaluation import choices
-from tacit.views import Inputs, Plain, SoundInputs, WaveInputs
+from tacit.views import FilmInputs, Plain, SoundInputs, TextInputs, WaveInputs
+from tacit.views.kinds import AnyInputs
 
 RAW_SIDE = 32  # raw pixels of larger inputs are averaged down to this side
 PART = 8192  # records computed between two saves of the cache
@@ -109,7 +110,7 @@ def all_devices() -> list[torch.device]:
 
 def raw(
     source: Source,
-    inputs: Inputs | SoundInputs | WaveInputs,
+    inputs: AnyInputs,
     *,
     batch_size: int = 256,
     workers: int = 0,
@@ -117,7 +118,8 @@ def raw(
 ) -> Features:
     """The prepared pixels themselves, flattened; averaged down to 32 x 32 where they are larger.
 
-    Of sounds the mean and the standard deviation over time of every log-mel band: [N, 2 mels].
+    Of sounds the mean and the standard deviation over time of every log-mel band: [N, 2 mels]; of films those of every
+    pixel, of sentences how often each word comes.
     """
     if isinstance(inputs, WaveInputs):
         inputs = inputs.log_mel
@@ -127,6 +129,11 @@ def raw(
         if isinstance(inputs, SoundInputs):
             x = x[:, 0]
             return {"pooled": torch.cat([x.mean(1), x.std(1, correction=0)], 1)}
+        if isinstance(inputs, TextInputs):
+            counts = torch.zeros(len(x), len(inputs.words) + 1)
+            return {"pooled": counts.scatter_add_(1, x.flatten(1), torch.ones(x.shape).flatten(1))[:, 1:]}
+        if isinstance(inputs, FilmInputs):
+            x = torch.cat([x.mean(2), x.std(2, correction=0)], 1)  # [B, 2 C, H, W]
         if inputs.size > RAW_SIDE:
             x = F.interpolate(x, size=(RAW_SIDE, RAW_SIDE), mode="area")
         return {"pooled": x.flatten(1)}
@@ -136,7 +143,7 @@ def raw(
 
 @torch.no_grad()
 def _collect(
-    source: Source, inputs: Inputs | SoundInputs, make, *, batch_size, workers, progress, store=None, names=("pooled",)
+    source: Source, inputs: AnyInputs, make, *, batch_size, workers, progress, store=None, names=("pooled",)
 ) -> Features:
     parts = store.load() if store else []
     done = kept.records_in(parts)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tacit.data.targets import WORDS
 from tacit.encoders import Encoder
 from tacit.errors import UsageError
-from tacit.evaluation import few_labels, options, other_labels, scenes, standard
+from tacit.evaluation import across, few_labels, options, other_labels, scenes, standard
 from tacit.evaluation.fine_tune import RECIPES
 from tacit.evaluation.linear_sgd import PRESETS, usable
 from tacit.evaluation.options import Asked
@@ -71,6 +71,7 @@ PROTOCOLS = {
 
 
 SCENES = {name: scene.run for name, scene in scenes.SCENES.items()}  # each reads data of a layout of its own
+ACROSS = dict.fromkeys(across.ACROSS, across.run_across)  # each asks for two modalities of a joint space
 
 
 def parse(spec: str) -> Asked:
@@ -79,7 +80,7 @@ def parse(spec: str) -> Asked:
     Raises:
         Unknown: no such protocol, option or word. BadSettings: a value that is no number where one is needed.
     """
-    asked = options.parse(spec, {name: p.run for name, p in PROTOCOLS.items()} | SCENES)
+    asked = options.parse(spec, {name: p.run for name, p in PROTOCOLS.items()} | SCENES | ACROSS)
     for option, known in PROTOCOLS[asked.name].known.items() if asked.name in PROTOCOLS else ():
         if option in asked.options:
             options.one_of(option, asked.options[option], known)

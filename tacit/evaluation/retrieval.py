@@ -143,14 +143,23 @@ def paired(
         a_ids = b_ids = torch.arange(len(a), device=a.device)
     _check_ids(a_ids, a, "a_ids")
     _check_ids(b_ids, b, "b_ids")
-    return _one_way(a, a_ids, b, b_ids, hits, block), _one_way(b, b_ids, a, a_ids, hits, block)
+    return one_way(a, a_ids, b, b_ids, hits, block), one_way(b, b_ids, a, a_ids, hits, block)
 
 
-def _one_way(query: Tensor, ids: Tensor, gallery: Tensor, gallery_ids: Tensor, hits: Sequence[int], block: int):
-    gallery, own, size = _prepare(query, gallery, None)
+@torch.no_grad()
+def one_way(
+    query: Tensor, ids: Tensor, gallery: Tensor, gallery_ids: Tensor, hits: Sequence[int] = (1, 5, 10),
+    block: int = 1024, unit: bool = True,
+) -> Scores:  # fmt: skip
+    """One direction of `paired`: queries [M, D] with ids [M] look for rows of the gallery [N, D] with the same id.
+
+    `unit`: by cosine; else by the inner product of the rows as they are.
+    """
+    normalised, own, size = _prepare(query, gallery, None)
+    gallery = normalised if unit else gallery.float()
     _check_depth(hits, size)
     parts, rows = [], []
-    for start, similarity in _similarities(query, gallery, own, block):
+    for start, similarity in _similarities(query, gallery, own, block, unit):
         positive = ids[start : start + len(similarity), None] == gallery_ids
         best = similarity.masked_fill(~positive, -torch.inf).amax(1, keepdim=True)
         keep = positive.any(1)
@@ -213,9 +222,13 @@ def _check_depth(depths: Sequence[int], size: int) -> None:
             raise UsageError(f"k = {k}: must be from 1 to {size}, which is how many there are to rank.")
 
 
-def _similarities(query: Tensor, unit: Tensor, own: Tensor | None, block: int) -> Iterator[tuple[int, Tensor]]:
+def _similarities(
+    query: Tensor, gallery: Tensor, own: Tensor | None, block: int, unit: bool = True
+) -> Iterator[tuple[int, Tensor]]:
+    """Inner products of blocks of queries, normalised unless they are taken as they are, with the gallery as it is."""
     for start in range(0, len(query), block):
-        similarity = F.normalize(query[start : start + block].float(), dim=1) @ unit.T
+        rows = query[start : start + block].float()
+        similarity = (F.normalize(rows, dim=1) if unit else rows) @ gallery.T
         if own is not None:
             similarity[torch.arange(len(similarity)), own[start : start + block]] = -torch.inf
         yield start, similarity

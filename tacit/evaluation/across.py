@@ -1,0 +1,218 @@
+"""Retrieval between modalities in a common space: which film is it that these words, or this sound, are of?
+
+Nothing is learned from the data, so all of it is ranked (zero-shot). Each record is one query and one answer.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from tacit.data import Source
+from tacit.encoders import JointSpace
+from tacit.errors import BadRecord, DataError, UsageError
+from tacit.evaluation.features import all_devices
+from tacit.evaluation.groups import bootstrap_groups
+from tacit.evaluation.options import Asked, one_of
+from tacit.evaluation.retrieval import Scores, one_way
+from tacit.evaluation.task import Score, packed, random_twin
+from tacit.views import FilmInputs, TextInputs, WaveInputs
+from tacit.views.dataset import stack
+
+MODALITIES = ("video", "audio", "text")
+AVERAGES = ("embeddings", "similarities")
+BY = ("record", "class")
+
+
+def run_across(
+    *, windows: int = 4, average: str = "embeddings", by: str = "record", k: tuple[int, ...] = (1, 5, 10),
+    sentences: int = 1,
+) -> dict[str, Any]:  # fmt: skip
+    """Recall at k and the median rank of the record that a query belongs to (VATT, appendix; Miech et al. 2020).
+
+    Args:
+        windows: pieces of a film or a sound, spread evenly over it.
+        average: of the pieces' "embeddings", which are not normalised before, or of the "similarities" to each.
+        by: the answer is the query's own "record", or any of its "class".
+        sentences: of a transcript, those nearest to its middle; their features are averaged.
+    """
+    one_of("average", average, AVERAGES)
+    one_of("by", by, BY)
+    return {"windows": windows, "average": average, "by": by, "k": k, "sentences": sentences}
+
+
+# What is asked of a joint space, as `text_to_video`: the query's modality, and that of what is ranked.
+ACROSS = {f"{a}_to_{b}": (a, b) for a in MODALITIES for b in MODALITIES if a != b}
+
+
+def evaluate_across(
+    joint: JointSpace,
+    source: Source,
+    asked: Sequence[Asked],
+    *,
+    seed: int = 0,
+    baselines: bool = True,
+    workers: int = 0,
+    device: torch.device | str | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Scores of a joint space, and of the same at random initialisation, as `evaluate.evaluate` gives them.
+
+    Raises:
+        UsageError: modalities that the space or the data lacks, or classes of data that has none. DataError: fewer than
+            two records with both modalities.
+    """
+    others = sorted(one.name for one in asked if one.name not in ACROSS)
+    if others:
+        raise UsageError(f"{', '.join(others)} cannot be asked for with {asked[0].name}: ask for either by itself.")
+    for one in asked:
+        _check(joint, source, one)
+    device = torch.device(device) if device else all_devices()[0]
+    subjects = [("run", joint)] + ([("random-init", joint_twin(joint, seed))] if baselines else [])
+    scores: list[Score] = []
+    bad: dict[str, str] = {}
+    for of, space in subjects:
+        kept: dict[tuple, tuple[Tensor, Tensor]] = {}
+        for one in asked:
+            how, sides = run_across(**one.options), []
+            for own, other in (ACROSS[one.name], ACROSS[one.name][::-1]):
+                key = (own, other, how["windows"], how["sentences"], how["average"])
+                if key not in kept:
+                    tell = progress and (lambda done, n, of=of, own=own: progress(f"{own}, {of}", done, n))
+                    kept[key] = embedded(
+                        space, source, own, other, how, bad, workers=workers, device=device, progress=tell
+                    )
+                sides.append(kept[key])
+            scores += _scores(one, of, source, sides, how, seed)
+    first = next(iter(joint.encoders.values()))
+    digest = hashlib.blake2b(source.fingerprint.encode(), digest_size=8).hexdigest()
+    return packed(
+        scores, first, split="all records, none of which taught anything", split_hash=digest, seed=seed,
+        bad=list(bad.items()),
+    )  # fmt: skip
+
+
+def _check(joint: JointSpace, source: Source, one: Asked) -> None:
+    for of in ACROSS[one.name]:
+        if of not in joint.encoders:
+            raise UsageError(f"{one.name}: the run has no encoder of {of}. It has: {', '.join(joint.encoders)}.")
+        if of not in source.fields:
+            raise UsageError(f"{one.name}: {source.title} has no {of}. It has: {', '.join(source.fields)}.")
+    pairs = {frozenset(pair) for pair in joint.pairs}
+    if frozenset(ACROSS[one.name]) not in pairs:
+        known = [name for name, pair in ACROSS.items() if frozenset(pair) in pairs]
+        raise UsageError(f"{one.name}: the run did not bring the two together. There is: {', '.join(known)}.")
+    if one.options.get("by") == "class" and source.labels is None:
+        raise UsageError(f"{one.name}:by=class needs classes, and {source.title} has none. Give --label COLUMN.")
+
+
+def _scores(
+    one: Asked, of: str, source: Source, sides: list[tuple[Tensor, Tensor]], how: dict[str, Any], seed: int
+) -> list[Score]:
+    (query, of_query), (gallery, of_gallery) = sides
+    if len(query) < 2 or len(gallery) < 2:
+        raise DataError(f"{one.name}: fewer than two records of {source.title} have both. Give more.")
+    numbers = torch.arange(len(source)) if how["by"] == "record" else torch.from_numpy(source.labels)
+    ids, answers = numbers[of_query], numbers[of_gallery]
+    depths = [depth for depth in how["k"] if depth <= len(gallery)]
+    found = one_way(query, ids, gallery, answers, hits=depths, unit=how["average"] == "embeddings")
+    said = {name: how[name] for name in ("windows", "average", "by", "sentences")} | {"candidates": len(gallery)}
+    groups = None if source.groups is None else source.groups[of_query[found.queries].numpy()]
+    rows = [
+        _score(one, of, f"recall_at_{k}", found.values[f"R@{k}"], np.mean, seed, groups, said | {"chance": chance})
+        for k, chance in zip(depths, chances(found, ids, answers, depths), strict=True)
+    ]
+    return [*rows, _score(one, of, "median_rank", found.values["rank"], np.median, seed, groups, said)]
+
+
+def _score(one, of, metric, values, statistic, seed, groups, said) -> Score:
+    value, low, high = bootstrap_groups(values, groups, lambda v: float(statistic(v)), resamples=1000, seed=seed)
+    return Score(one.name, metric, float(value), float(low), float(high), len(values), of, said, values)
+
+
+def chances(found: Scores, ids: Tensor, answers: Tensor, depths: Sequence[int]) -> list[float]:
+    """What a ranking at random would have at each depth: the mean of 1 - C(N - r, k) / C(N, k) over queries with r of
+    N answers."""
+    right = (ids[found.queries][:, None] == answers).sum(1).double()
+    n, out = len(answers), []
+    for k in depths:
+        drawn = torch.arange(k, dtype=torch.float64)
+        miss = ((n - right[:, None] - drawn) / (n - drawn)).clamp_min(0).prod(1)
+        out.append(round(float((1 - miss).mean()), 6))
+    return out
+
+
+@torch.no_grad()
+def embedded(
+    joint: JointSpace, source: Source, of: str, other: str, how: dict[str, Any], bad: dict[str, str], *,
+    workers: int = 0, device: torch.device | str = "cpu", batch_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Embeddings [N, D] of a modality where it meets the other, and the numbers [N] of the records these are of.
+
+    The mean over `how["windows"]` pieces, as they are, or each normalised before where similarities are averaged.
+    Records that lack the modality are left out; `bad` gets the names of those that cannot be read, and why.
+    """
+    joint, inputs = joint.to(device).eval(), joint.encoders[of].inputs
+    inputs = replace(inputs, sentences=how["sentences"]) if isinstance(inputs, TextInputs) else inputs
+    rows, index, done = [], [], 0
+    loader = DataLoader(_Windows(source, of, inputs, how["windows"]), batch_size, num_workers=workers, collate_fn=list)
+    for batch in loader:
+        good = [(number, pieces) for number, pieces, _ in batch if pieces is not None]
+        bad |= {source.name(number): why for number, _, why in batch if why}
+        if good:
+            pieces = len(good[0][1])
+            x = stack([piece for _, each in good for piece in each]).to(device)
+            z = joint.embed(of, inputs.prepare(x), other).float()
+            z = F.normalize(z, dim=1) if how["average"] == "similarities" else z
+            rows.append(z.unflatten(0, (-1, pieces)).mean(1).cpu())
+            index += [number for number, _ in good]
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(source))
+    if not rows:
+        raise DataError(f"None of the {len(source):,} records of {source.title} has {of} that can be read.")
+    return torch.cat(rows), torch.tensor(index)
+
+
+class _Windows(Dataset):
+    """`self[i]`: (i, the record's pieces, ""), (i, None, "") where it lacks the modality, or (i, None, why)."""
+
+    def __init__(self, source: Source, of: str, inputs: FilmInputs | WaveInputs | TextInputs, windows: int):
+        self.source, self.of, self.inputs, self.windows = source, of, inputs, windows
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[int, list[np.ndarray] | None, str]:
+        try:
+            field = self.source.record(index, (self.of,))[self.of]
+            if field is None:
+                return index, None, ""
+            if self.of != "text":
+                return index, field.crops(self.inputs.windows(self.windows, *field.extent)), ""
+            ids = self.inputs.encode(field.crops([self.inputs.centre()])[0])
+            return (index, [ids], "") if ids.any() else (index, None, "no word that the run knows")
+        except BadRecord as error:
+            return index, None, str(error)
+
+
+def joint_twin(joint: JointSpace, seed: int) -> JointSpace:
+    """The same encoders and head with fresh weights, drawn by `seed`."""
+    twins = {of: random_twin(encoder, seed) for of, encoder in joint.encoders.items()}
+    head = copy.deepcopy(joint.head)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for part in head.modules():
+            if isinstance(part, nn.Linear | nn.BatchNorm1d):
+                part.reset_parameters()
+    return JointSpace(twins, head, joint.pairs).eval()
