@@ -32,7 +32,8 @@ def embed(
     Args:
         frames: of sounds, a row a frame, `path, start, end, vector` (seconds), in a .parquet file. Recordings are read
             in pieces of the encoder's length, so that they may be of any.
-        whole: of sounds, the mean over such pieces of all of a recording.
+        whole: of sounds, the mean over such pieces of all of a recording; of films, waveforms and transcripts the mean
+            over a few pieces, spread evenly.
         overlap: of neighbouring pieces, a share of their length; a frame is taken from the one in whose middle it is.
 
     Unreadable records, or parts of recordings, are left out and listed in the answer: `{"out", "rows", "width",
@@ -40,6 +41,7 @@ def embed(
     """
     from tacit.data import note_rates, open_source
     from tacit.evaluation.frames import check_frames, check_pieces, grid_of
+    from tacit.evaluation.windows import WINDOWS, windowed
     from tacit.views import field_of
 
     out = Path(out)
@@ -55,9 +57,14 @@ def embed(
     if frames:
         check_frames(encoder)
     kind = field_of(encoder.inputs)
-    if whole:
+    pieces = whole and windowed(encoder)
+    if pieces and overlap:
+        raise UsageError(
+            f"--overlap {overlap:g}: {encoder.name} looks at {WINDOWS} pieces, whatever lies between them."
+        )
+    if whole and not pieces:
         check_pieces(encoder)
-    grid = grid_of(encoder, overlap) if frames or whole else None
+    grid = grid_of(encoder, overlap) if frames or (whole and not pieces) else None
     source = open_source(data, channels=encoder.inputs.channels, kind=kind, labels=None)
     if kind == "audio" and kind in source.fields:
         note_rates(source, encoder.inputs.rate)
@@ -65,6 +72,8 @@ def embed(
     how = {"workers": workers_of(workers), "progress": progress and partial(progress, "embedding")}
     if frames:
         blocks = _frames(encoder, source, grid, bad, **how)
+    elif pieces:
+        blocks = _windows(encoder, source, bad, **how)
     else:
         blocks = _wholes(encoder, source, grid, bad, **how) if whole else _middles(encoder, source, bad, **how)
     rows = written(out, blocks, encoder.width, timed=frames)
@@ -90,6 +99,13 @@ def _wholes(encoder, source, grid, bad, **how) -> Iterator[Block]:
 
     for index, x in wholes_of(encoder, encoder, source, grid, bad, **how):
         yield Block([source.name(index)], x.numpy()[None])
+
+
+def _windows(encoder, source, bad, **how) -> Iterator[Block]:
+    from tacit.evaluation.windows import WINDOWS, read_windows
+
+    for index, x in read_windows(encoder.eval(), source, encoder.inputs, WINDOWS, bad, **how):
+        yield Block([source.name(index)], x.mean(0).numpy()[None])
 
 
 def _frames(encoder, source, grid, bad, **how) -> Iterator[Block]:

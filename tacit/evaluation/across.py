@@ -15,18 +15,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from tacit.data import Source
 from tacit.encoders import JointSpace
-from tacit.errors import BadRecord, DataError, UsageError
+from tacit.errors import DataError, UsageError
 from tacit.evaluation.features import all_devices
 from tacit.evaluation.groups import bootstrap_groups
 from tacit.evaluation.options import Asked, one_of
 from tacit.evaluation.retrieval import Scores, one_way
 from tacit.evaluation.task import Score, packed, random_twin
-from tacit.views import FilmInputs, TextInputs, WaveInputs
-from tacit.views.dataset import stack
+from tacit.evaluation.windows import WINDOWS, read_windows
+from tacit.views import TextInputs
 
 MODALITIES = ("video", "audio", "text")
 AVERAGES = ("embeddings", "similarities")
@@ -34,7 +33,7 @@ BY = ("record", "class")
 
 
 def run_across(
-    *, windows: int = 4, average: str = "embeddings", by: str = "record", k: tuple[int, ...] = (1, 5, 10),
+    *, windows: int = WINDOWS, average: str = "embeddings", by: str = "record", k: tuple[int, ...] = (1, 5, 10),
     sentences: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
     """Recall at k and the median rank of the record that a query belongs to (VATT, appendix; Miech et al. 2020).
@@ -164,46 +163,17 @@ def embedded(
     """
     joint, inputs = joint.to(device).eval(), joint.encoders[of].inputs
     inputs = replace(inputs, sentences=how["sentences"]) if isinstance(inputs, TextInputs) else inputs
-    rows, index, done = [], [], 0
-    loader = DataLoader(_Windows(source, of, inputs, how["windows"]), batch_size, num_workers=workers, collate_fn=list)
-    for batch in loader:
-        good = [(number, pieces) for number, pieces, _ in batch if pieces is not None]
-        bad |= {source.name(number): why for number, _, why in batch if why}
-        if good:
-            pieces = len(good[0][1])
-            x = stack([piece for _, each in good for piece in each]).to(device)
-            z = joint.embed(of, inputs.prepare(x), other).float()
-            z = F.normalize(z, dim=1) if how["average"] == "similarities" else z
-            rows.append(z.unflatten(0, (-1, pieces)).mean(1).cpu())
-            index += [number for number, _ in good]
-        done += len(batch)
-        if progress is not None:
-            progress(done, len(source))
-    if not rows:
-        raise DataError(f"None of the {len(source):,} records of {source.title} has {of} that can be read.")
-    return torch.cat(rows), torch.tensor(index)
+    unit = how["average"] == "similarities"
+    unread: list[tuple[str, str]] = []
 
+    def make(x: Tensor) -> Tensor:
+        z = joint.embed(of, x, other).float()
+        return F.normalize(z, dim=1) if unit else z
 
-class _Windows(Dataset):
-    """`self[i]`: (i, the record's pieces, ""), (i, None, "") where it lacks the modality, or (i, None, why)."""
-
-    def __init__(self, source: Source, of: str, inputs: FilmInputs | WaveInputs | TextInputs, windows: int):
-        self.source, self.of, self.inputs, self.windows = source, of, inputs, windows
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> tuple[int, list[np.ndarray] | None, str]:
-        try:
-            field = self.source.record(index, (self.of,))[self.of]
-            if field is None:
-                return index, None, ""
-            if self.of != "text":
-                return index, field.crops(self.inputs.windows(self.windows, *field.extent)), ""
-            ids = self.inputs.encode(field.crops([self.inputs.centre()])[0])
-            return (index, [ids], "") if ids.any() else (index, None, "no word that the run knows")
-        except BadRecord as error:
-            return index, None, str(error)
+    told = {"workers": workers, "device": device, "batch_size": batch_size, "progress": progress}
+    found = [(number, z.mean(0)) for number, z in read_windows(make, source, inputs, how["windows"], unread, **told)]
+    bad |= dict(unread)
+    return torch.stack([z for _, z in found]), torch.tensor([number for number, _ in found])
 
 
 def joint_twin(joint: JointSpace, seed: int) -> JointSpace:

@@ -36,6 +36,7 @@ from tacit.evaluation.protocols import (
     parse,
 )
 from tacit.evaluation.task import Part, Score, Task, packed, random_twin
+from tacit.evaluation.windows import windowed, windowed_features
 from tacit.run import atomic, read_json, write_json
 from tacit.views import field_of
 
@@ -67,7 +68,7 @@ def evaluate(
         projector: the projection head the encoder was trained with, for `fine_tune:neck=…`.
         folds: the fold [N] of every record of `train`, without `test`: each is tested on what the others teach, and a
             score is the mean over the folds, with Student's interval over them.
-        whole: of sounds, features are the means over pieces of all of a recording, not of its middle; not kept.
+        whole: of sounds and films, features are the means over pieces of all of a record, not of its middle; not kept.
 
     Returns:
         `{"split", "split_hash", "seed", "inputs", "results": [score, …], "records", "skipped": {protocol: why},
@@ -97,7 +98,7 @@ def evaluate(
             )
         if neck := one.options.get("neck"):
             first_blocks(projector, neck)  # said before features are computed
-    if whole:
+    if whole and not windowed(encoder):
         check_pieces(encoder)
     if field_of(encoder.inputs) == "audio":
         for part in (train, test):
@@ -152,6 +153,9 @@ def _features(
     cache: bool, whole: bool, progress: Callable[[int, int], None] | None, part: Source,
 ) -> Features:  # fmt: skip
     """What protocols look at, of a part of the data; of raw inputs where there is no subject."""
+    if whole and windowed(encoder):
+        how = {"raw": subject is None, "workers": workers, "device": devices[0], "progress": progress}
+        return windowed_features(subject or encoder, part, names, **how)
     if whole:
         how = {"bands": subject is None, "workers": workers, "device": devices[0], "progress": progress}
         return whole_features(subject or encoder, part, names, **how)

@@ -121,24 +121,34 @@ def raw(
     Of sounds the mean and the standard deviation over time of every log-mel band: [N, 2 mels]; of films those of every
     pixel, of sentences how often each word comes.
     """
-    if isinstance(inputs, WaveInputs):
-        inputs = inputs.log_mel
+    inputs = inputs.log_mel if isinstance(inputs, WaveInputs) else inputs
+    vectors = plain(inputs)
+    how = {"batch_size": batch_size, "workers": workers, "progress": progress}
+    return _collect(source, inputs, lambda x: {"pooled": vectors(inputs.prepare(x))}, **how)
 
-    def flatten(x: Tensor) -> dict[str, Tensor]:
-        x = inputs.prepare(x)
-        if isinstance(inputs, SoundInputs):
-            x = x[:, 0]
-            return {"pooled": torch.cat([x.mean(1), x.std(1, correction=0)], 1)}
-        if isinstance(inputs, TextInputs):
-            counts = torch.zeros(len(x), len(inputs.words) + 1)
-            return {"pooled": counts.scatter_add_(1, x.flatten(1), torch.ones(x.shape).flatten(1))[:, 1:]}
-        if isinstance(inputs, FilmInputs):
-            x = torch.cat([x.mean(2), x.std(2, correction=0)], 1)  # [B, 2 C, H, W]
+
+def plain(inputs: AnyInputs) -> Callable[[Tensor], Tensor]:
+    """What `raw` makes of prepared inputs [B, ...]: [B, D]."""
+
+    def of_spectrograms(x: Tensor) -> Tensor:
+        return torch.cat([x[:, 0].mean(1), x[:, 0].std(1, correction=0)], 1)
+
+    def of_pictures(x: Tensor) -> Tensor:
         if inputs.size > RAW_SIDE:
             x = F.interpolate(x, size=(RAW_SIDE, RAW_SIDE), mode="area")
-        return {"pooled": x.flatten(1)}
+        return x.flatten(1)
 
-    return _collect(source, inputs, flatten, batch_size=batch_size, workers=workers, progress=progress)
+    def of_words(x: Tensor) -> Tensor:
+        counts = torch.zeros(len(x), len(inputs.words) + 1)
+        return counts.scatter_add_(1, x.cpu().flatten(1), torch.ones(x.shape).flatten(1))[:, 1:]
+
+    if isinstance(inputs, WaveInputs):
+        return lambda x: of_spectrograms(inputs.log_mel.prepare(x))
+    if isinstance(inputs, FilmInputs):
+        return lambda x: of_pictures(torch.cat([x.mean(2), x.std(2, correction=0)], 1))
+    if isinstance(inputs, TextInputs):
+        return of_words
+    return of_spectrograms if isinstance(inputs, SoundInputs) else of_pictures
 
 
 @torch.no_grad()
