@@ -1,8 +1,9 @@
-"""Whole pre-training jobs on photographs, from JPEG files to weights, beside peers: seconds and memory a photograph.
+"""Whole pre-training jobs, from JPEG or WAV files to weights, beside peers: seconds and memory a record.
 
     python benchmarks/jobs.py
     python benchmarks/jobs.py --peer lightly=ENV/bin/python --peer stable=ENV/bin/python --turns 3
     python benchmarks/jobs.py --jobs mae --precision 32 --no-log
+    python benchmarks/jobs.py --jobs asit --peer torchaudio=ENV/bin/python
 
 A job is an entry of JOBS: our method, what is set of it, and who else has it. A peer is benchmarks/peers/NAME_jobs.py,
 run by the Python of an environment that has it: the same files, trunk, crops and batch, its own way of all else. Ours
@@ -10,8 +11,8 @@ is in the precision that `tacit pretrain` takes by itself, or in --precision; wh
 its documentation has it, in fp32, and with torch's autocast to bf16. Programs take turns. A ratio is of one turn, by
 the time of the program's own threads (`core`, what a machine that others use measures best; with workers, whose time
 that is not, read `wall`) and by the clock on the wall; the median is told with the smallest and largest. Losses at the
-first and last step are printed, so that it shows that all learn alike. Photographs as in benchmarks/views.py. A line
-goes to benchmarks/results/LOG.md.
+first and last step are printed, so that it shows that all learn alike. Photographs as in benchmarks/views.py, sounds as
+in benchmarks/recordings.py. A line goes to benchmarks/results/LOG.md.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from log import note  # beside this file
 from peers.timing import Steps  # beside this file
+from recordings import SECONDS, recordings  # beside this file
 from views import SIZE, photographs  # beside this file
 
 from tacit.precision import CHOICES, resolved
@@ -35,11 +38,24 @@ from tacit.precision import CHOICES, resolved
 HERE = Path(__file__).parent
 
 
+class Files(NamedTuple):
+    """What a job reads: the name of one, of those that are made here, and what makes so many in a folder."""
+
+    one: str
+    made: str
+    make: Callable[[Path, int], Path]
+
+
+PHOTOGRAPHS = Files("photograph", f"of {SIZE[0]} x {SIZE[1]}", photographs)
+RECORDINGS = Files("recording", f"of {SECONDS} s at 32 kHz", recordings)
+
+
 class Job(NamedTuple):
     title: str
     method: str
     sets: tuple[str, ...]
     peers: tuple[str, ...]
+    files: Files = PHOTOGRAPHS
 
 
 JOBS = {
@@ -55,6 +71,9 @@ JOBS = {
         ("lightly", "stable"),
     ),
     "simmim_swin": Job("SimMIM Swin-T, 192", "simmim", ("encoder=swin_tiny",), ()),
+    "asit": Job(
+        "ASiT ViT-S/16, 2 x 6 s", "asit", ("encoder=vit_small_patch16_224",), ("torchaudio",), RECORDINGS
+    ),
 }  # fmt: skip
 
 
@@ -110,7 +129,7 @@ def compared(turns: list[dict[str, dict[str, float]]], who: str, what: str) -> s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="a folder of JPEG files")
+    parser.add_argument("--data", type=Path, help="a folder of files, for jobs of one kind")
     parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS))
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
     parser.add_argument("--turns", type=int, default=3)
@@ -129,10 +148,10 @@ def main() -> None:
     pythons = dict(item.split("=", 1) for item in options.peer)
     precision = resolved(options.precision, "cpu")
     as_well = ["32", "bf16"] if precision == "bf16" else ["32"]
-    with tempfile.TemporaryDirectory() as made:
-        folder = options.data or photographs(Path(made), max(64, options.batch * options.steps))
-        for name in options.jobs:
-            job = JOBS[name]
+    for name in options.jobs:
+        job = JOBS[name]
+        with tempfile.TemporaryDirectory() as made:
+            folder = options.data or job.files.make(Path(made), max(64, options.batch * options.steps))
             programs = {"tacit": ("tacit", sys.executable, precision)} | {
                 f"{who}{' in bf16' * (p == 'bf16')}": (who, pythons[who], p)
                 for who in job.peers if who in pythons for p in as_well
@@ -143,7 +162,9 @@ def main() -> None:
             ]
             own = [turn["tacit"] for turn in turns]
             core, wall, memory = (statistics.median(turn[what] for turn in own) for what in ("core", "wall", "memory"))
-            line = f"{job.title}, {'bf16' if precision == 'bf16' else 'fp32'}: {core:.3f} core seconds a photograph "
+            line = (
+                f"{job.title}, {'bf16' if precision == 'bf16' else 'fp32'}: {core:.3f} core seconds a {job.files.one} "
+            )
             line += f"({wall:.3f} s waited), {memory / 2**30:.2f} GiB"
             for who in programs:
                 first, *_, last = turns[0][who]["losses"]
@@ -151,9 +172,9 @@ def main() -> None:
                 if who != "tacit":
                     each = [f"{compared(turns, who, what)} {what}" for what in ("core", "wall", "memory")]
                     line += f"; {who} takes {', '.join(each)}"
-            of = "" if options.data else f" of {SIZE[0]} x {SIZE[1]}"
+            of = "" if options.data else f" {job.files.made}"
             note(
-                f"whole job on photographs{of}, batch {options.batch}, --threads {options.threads}, --workers "
+                f"whole job on {job.files.one}s{of}, batch {options.batch}, --threads {options.threads}, --workers "
                 f"{options.workers}, medians of {options.turns} turns: {line}",
                 keep=not options.no_log,
             )

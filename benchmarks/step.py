@@ -23,7 +23,6 @@ import torch
 from jobs import JOBS  # beside this file
 from log import note  # beside this file
 from torch.utils.flop_counter import FlopCounterMode
-from views import photographs  # beside this file
 
 from tacit.data import open_source
 from tacit.engine import Progress
@@ -65,7 +64,7 @@ def timed(call: Callable[[], object]) -> float:
 def stepper(
     name: str, sets: Sequence[str], precision: str, folder: Path, *, preset: str = "paper"
 ) -> Callable[[], None]:
-    """One step of training by a method, again and again on one batch, of as many pictures in `folder`."""
+    """One step of training by a method, again and again on one batch, of as many records in `folder`."""
     kind = find(name)
     torch.manual_seed(0)
     settings = with_assignments(kind.presets[preset], list(sets))
@@ -113,10 +112,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_memory()
-    with tempfile.TemporaryDirectory() as made:
-        folder = photographs(Path(made), options.batch)
-        for name in options.jobs:
-            parts = []
+    for name in options.jobs:
+        parts = []
+        with tempfile.TemporaryDirectory() as made:
+            folder = JOBS[name].files.make(Path(made), options.batch)
             for precision in options.precisions:
                 sets = [*JOBS[name].sets, f"batch_size={options.batch}"]
                 step = stepper(JOBS[name].method, sets, precision, folder)
@@ -130,7 +129,7 @@ def main() -> None:
                 shares = sorted(counter.get_total_flops() / seconds / best for seconds, best in turns)
                 seconds, best = (statistics.median(column) for column in zip(*turns, strict=True))
                 parts.append(
-                    f"{precision} {options.batch / seconds:,.1f} images/s, {statistics.median(shares):.0%} "
+                    f"{precision} {options.batch / seconds:,.1f} records/s, {statistics.median(shares):.0%} "
                     f"({shares[0]:.0%} to {shares[-1]:.0%}) of {best / 1e9:,.0f} GFLOP/s"
                 )
             if parts:

@@ -22,15 +22,21 @@ class Folder(Dataset):
         return self.transform(Image.open(self.files[index]).convert("RGB"))
 
 
-def train(jobs: dict[str, Callable[[], tuple[Callable, nn.Module, Callable[..., Tensor]]]]) -> None:
-    """Run the job that the command line names: its transform, its module, and the loss of a batch of views."""
+def train(
+    jobs: dict[str, Callable[[], tuple[Callable | None, nn.Module, Callable[..., Tensor]]]],
+    files: Callable[[str, Callable | None], Dataset] = Folder,
+) -> None:
+    """Run the job that the command line names: its transform, its module, and the loss of a batch of views.
+
+    files: a data set of a folder and the transform.
+    """
     job, folder, batch, steps, threads, workers = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:7])
     bf16 = sys.argv[7:] == ["bf16"]
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     transform, model, loss_of = jobs[job]()
     model.train()
-    loader = DataLoader(Folder(folder, transform), batch, shuffle=True, drop_last=True, num_workers=workers,
+    loader = DataLoader(files(folder, transform), batch, shuffle=True, drop_last=True, num_workers=workers,
                         persistent_workers=workers > 0)  # fmt: skip
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser, clock = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.05), Steps(batch)

@@ -1,4 +1,4 @@
-"""How long photographs take, told alike by every program that benchmarks/views.py and benchmarks/jobs.py run."""
+"""How long records take, told alike by every program that benchmarks/views.py and benchmarks/jobs.py run."""
 
 import json
 import resource
@@ -32,8 +32,8 @@ class Steps:
         self.ended = time.perf_counter(), time.process_time()
 
     def say(self) -> None:
-        """One line of JSON: seconds a photograph, the highest memory in bytes, the losses."""
-        images = self.batch * (len(self.losses) - 2)
-        wall, core = ((end - begun) / images for begun, end in zip(self.begun, self.ended, strict=True))
+        """One line of JSON: seconds a record, the highest memory in bytes, the losses."""
+        records = self.batch * (len(self.losses) - 2)
+        wall, core = ((end - begun) / records for begun, end in zip(self.begun, self.ended, strict=True))
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps({"wall": wall, "core": core, "memory": memory, "losses": self.losses}))
