@@ -602,7 +602,12 @@ def finetune(
     shots: Annotated[int | None, typer.Option(help="Learn from so many labels of each class.")] = None,
     percent: Annotated[float | None, typer.Option(help="Learn from this per cent of each class's labels.")] = None,
     names: Annotated[str | None, typer.Option(help="Learn from the records this file names, one a line.")] = None,
-    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Of a table. [default: label]")] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN,…", help="Of a table; of sounds a class or several labels at once. [default: label]"
+        ),
+    ] = None,
     group: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Of a table of sounds: the speaker or town, never split.")
     ] = None,
@@ -633,7 +638,7 @@ def finetune(
 
     with _bar() as progress:
         result = api.finetune(
-            what, data, out, recipe=recipe, neck=neck, shots=shots, percent=percent, names=names, label=label,
+            what, data, out, recipe=recipe, neck=neck, shots=shots, percent=percent, names=names, label=_names(label),
             group=group, contrast=contrast, stage=stage, teacher=teacher, set=set or [], seed=seed, workers=workers,
             progress=progress,
         )  # fmt: skip
@@ -651,22 +656,24 @@ def predict(
     classifier: Annotated[str, typer.Argument(help="A folder that finetune made, or a run of simclr_v2_distil.")],
     data: Annotated[str, typer.Option(help="The files to name. With labels, the accuracy is told.")],
     out: Annotated[str, typer.Option(help="FILE.csv or FILE.parquet (path, label, probability).")],
-    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Of a table. [default: label]")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN,…", help="Of a table. [default: label]")] = None,
     workers: Workers = None,
     json: Json = False,
 ) -> None:
-    """One label a file, by a classifier that finetune made.
+    """One label a file, or how likely each of several is, by a classifier that finetune made.
 
     Example: tacit predict classifier/ --data photos/ --out labels.csv
     """
     from tacit import api
 
-    result = api.predict(classifier, data, out, label=label, workers=workers)
+    result = api.predict(classifier, data, out, label=_names(label), workers=workers)
     if json:
         print(api.to_json(result))
         return
     print(f"{result['rows']:,} records named in {out}")
     _say_accuracy(result)
+    if "results" in result:
+        _show_scores(result["results"])
     _say_bad(result["bad_files"])
 
 
@@ -855,13 +862,18 @@ def _show_exams(result: dict) -> None:
             print(f"left out: {len(found):,} exams {what}: {', '.join(found[:5])}{more}", file=sys.stderr)
 
 
-def _show_sounds(result: dict) -> None:
+def _show_scores(results: list[dict]) -> None:
     _show_table(
         ["metric", "score", "95 % interval", "over", "n"],
         [[r["metric"], f"{r['value']:.3f}", f"{r['low']:.3f} to {r['high']:.3f}", r["interval_over"], r["n"]]
-         for r in result["results"]],
+         for r in results],
     )  # fmt: skip
-    wrong = [(share, of, to) for of, row in enumerate(result["confusion"]) for to, share in enumerate(row) if of != to]
+
+
+def _show_sounds(result: dict) -> None:
+    _show_scores(result["results"])
+    rows = result.get("confusion", [])
+    wrong = [(share, of, to) for of, row in enumerate(rows) for to, share in enumerate(row) if of != to]
     said = [f"{result['classes'][of]} for {result['classes'][to]} {share:.0%}"
             for share, of, to in sorted(wrong, reverse=True)[:3] if share]  # fmt: skip
     if said:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tacit.api.shared import projector_of, workers_of
-from tacit.api.sound_labels import finetune_sounds, trainable
+from tacit.api.sound_labels import finetune_sounds, match_labels, trainable
 from tacit.errors import BadSettings, DataError, Unknown, UsageError
 from tacit.run import atomic
 
@@ -23,7 +23,7 @@ def finetune(
     shots: int | None = None,
     percent: float | None = None,
     names: str | os.PathLike | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     group: str | None = None,
     contrast: str | None = None,
     stage: str | None = None,
@@ -43,6 +43,7 @@ def finetune(
         neck: layers of the run's projection head that are kept below the classifier; 1 is the paper's choice.
         shots, percent, names: learn from so many records a class, from this per cent of each class, drawn by `seed`,
             or from those that a text file names, one a line; without any, from all.
+        label: a column of a table; of sounds also several, of labels that a recording may have together.
         group, contrast, stage, teacher, set: of sounds alone, which are learned in another way and scored at once; see
             `tacit.api.sound_labels.finetune_sounds`, also for `recipe` and what is returned.
 
@@ -87,7 +88,13 @@ def finetune(
     if percent is not None and not 0 < percent <= 100:
         raise BadSettings([f"percent = {percent:g}: must be over 0 and at most 100."])
     layers, width = first_blocks(projector_of(what), neck) if neck else (None, None)
-    train, test = open_splits(data, channels=encoder.inputs.channels, labels=[label] if label else "auto")
+    columns = [label] if isinstance(label, str) else label
+    train, test = open_splits(data, channels=encoder.inputs.channels, labels=columns or "auto")
+    if train.targets is not None and train.targets.kind == "multi":
+        raise DataError(
+            f"{data} has several labels a record, which are learned of sounds alone. For images, tacit evaluate "
+            "--protocol multi_label scores frozen features."
+        )
     if train.labels is None or len(train.classes) < 2:
         raise DataError(f"{data}: a classifier needs labels of two classes or more to learn from.")
     y, count = train.labels, len(train.classes)
@@ -116,10 +123,11 @@ def predict(
     data: Any,
     out: str | os.PathLike,
     *,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     workers: int | None = None,
 ) -> dict[str, Any]:
-    """What a kept classifier says of records: rows of `path, label, probability` in a .csv or .parquet file.
+    """What a kept classifier says of records: rows of `path, label, probability` in a .csv or .parquet file; of one
+    that learned several labels a recording `path` and a column of probabilities for each label.
 
     Args:
         what: a folder that `finetune` made, or a run that ends with a classifier.
@@ -127,13 +135,14 @@ def predict(
 
     Returns:
         `{"out", "rows", "bad_files": [(name, reason)]}` and perhaps "accuracy": {"value", "low", "high", "n"}, a share
-        with its 95 % interval by the bootstrap over records. Unreadable records are left out and listed.
+        with its 95 % interval by the bootstrap over records. Unreadable records are left out and listed. Where several
+        labels were learned and the data has them, "results" in the place of the accuracy: as of `finetune`.
     """
     import pyarrow as pa
     from pyarrow import csv, parquet
 
     from tacit.data import match_classes, open_source
-    from tacit.evaluation import classifier
+    from tacit.evaluation import classifier, multi_label
     from tacit.evaluation.features import all_devices
     from tacit.views import field_of
 
@@ -141,17 +150,24 @@ def predict(
     if out.suffix not in (".csv", ".parquet"):
         raise UsageError(f"--out {out}: must end in .csv or .parquet.")
     model, classes = classifier.load(what)
-    inputs = model.encoder.inputs
-    source = open_source(data, channels=inputs.channels, kind=field_of(inputs), labels=[label] if label else "auto")
+    inputs, columns = model.encoder.inputs, [label] if isinstance(label, str) else label
+    source = open_source(data, channels=inputs.channels, kind=field_of(inputs), labels=columns or "auto")
     if not len(source):
         raise DataError(f"{data} holds no records.")
     logits, index, bad = classifier.logits_of(model, source, workers=workers_of(workers), device=all_devices()[0])
     best = logits.softmax(1).max(1)
     paths, labels = [source.name(int(i)) for i in index], [classes[c] for c in best.indices.tolist()]
-    table = pa.table({"path": paths, "label": labels, "probability": best.values.numpy().round(6)})
+    if model.several:
+        table = pa.table([paths, *logits.sigmoid().numpy().round(6).T], names=["path", *classes])
+    else:
+        table = pa.table({"path": paths, "label": labels, "probability": best.values.numpy().round(6)})
     with atomic(out) as temporary:
         (csv.write_csv if out.suffix == ".csv" else parquet.write_table)(table, temporary)
     found = {"out": str(out), "rows": len(table), "bad_files": [*source.skipped, *bad]}
-    if source.labels is not None and match_classes(source, classes):
+    if model.several:
+        if match_labels(source, classes):
+            truth = source.targets.values[index.numpy()]
+            found["results"] = multi_label.means(logits.numpy(), truth, None, classes)
+    elif source.labels is not None and match_classes(source, classes):
         found["accuracy"] = classifier.accuracy(best.indices.numpy() == source.labels[index.numpy()])
     return found

@@ -125,6 +125,8 @@ def save(model: Classifier, classes: Sequence[str], folder: str | os.PathLike) -
     state = {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
     encoders.write_tensors(folder / "head.safetensors", state)
     about = {"format": FORMAT, "classes": list(classes), "neck": _described(model.neck)}
+    if model.several:
+        about["several"] = True
     write_json(folder / "classifier.json", about)
 
 
@@ -154,6 +156,7 @@ def load(folder: str | os.PathLike) -> tuple[Classifier, tuple[str, ...]]:
         model.load_state_dict({f"encoder.{n}": t for n, t in encoder.state_dict().items()} | _head(path))
     except (json.JSONDecodeError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
         raise DataError(f"{path} holds no whole classifier: {str(error)[:300]}. Copy the folder again.") from error
+    model.several = bool(about.get("several"))
     return model.eval(), tuple(about["classes"])
 
 
@@ -190,6 +193,10 @@ def right(folder: str | os.PathLike, source: Source, *, workers: int = 0, device
         DataError: other classes than the classifier's.
     """
     model, classes = load(folder)
+    if model.several:
+        raise UsageError(
+            f"{folder} tells several labels a record, none of which alone is right. Ask predict for scores."
+        )
     if source.labels is None or not match_classes(source, classes):
         raise DataError(f"{folder} tells {', '.join(classes[:5])}, …; the data has other classes, or none.")
     found, index, _ = logits_of(model, source, workers=workers, device=device)

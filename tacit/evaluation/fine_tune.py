@@ -65,7 +65,12 @@ RECIPES = {
 
 
 class Classifier(nn.Module):
-    """An encoder, what may stand between, and a linear layer that begins at zero."""
+    """An encoder, what may stand between, and a linear layer that begins at zero.
+
+    several: whether its classes are labels of which a record may have any number, each told by its own sigmoid.
+    """
+
+    several: bool = False
 
     def __init__(self, encoder: Encoder, classes: int, neck: nn.Module | None = None, width: int | None = None):
         super().__init__()

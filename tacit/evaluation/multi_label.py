@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,10 @@ from torch import Tensor
 
 from tacit.errors import DataError, Unknown
 from tacit.evaluation.clinical import auroc, average_precision, operating_points
+from tacit.evaluation.groups import bootstrap_groups
 from tacit.evaluation.linear import STRENGTHS
+
+RESAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,13 @@ def voc2007_precision(score: np.ndarray, target: np.ndarray) -> float:
 
 
 def d_prime(score: np.ndarray, target: np.ndarray) -> float:
-    """√2 times the normal quantile of the AUROC (AudioSet's d'); infinite when the AUROC is 1."""
-    return float(2**0.5 * ndtri(auroc(score, target)))
+    """√2 times the normal quantile of the AUROC (AudioSet's d'), which counts as half a pair away from 0 and 1 at the
+    least: d' would be infinite there, and so would be the mean over classes."""
+    there = int((target == 1).sum())
+    pairs = there * (len(target) - there)
+    if not pairs:
+        return float("nan")
+    return float(2**0.5 * ndtri(np.clip(auroc(score, target), 0.5 / pairs, 1 - 0.5 / pairs)))
 
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -49,6 +58,12 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "auroc": auroc,
     "d_prime": d_prime,
 }
+AUDIOSET = ("average_precision", "auroc", "d_prime")  # what audio tagging is told by
+
+
+def named(metric: str) -> str:
+    """The name of its mean over the classes."""
+    return "map" if metric == "average_precision" else metric
 
 
 def per_class(
@@ -71,6 +86,33 @@ def per_class(
         if known.any():
             values[c] = METRICS[metric](scores[known, c], targets[known, c])
     return _summary(values, names)
+
+
+def means(
+    scores: np.ndarray, targets: np.ndarray, groups: np.ndarray | None, names: Sequence[str], *, seed: int = 0
+) -> list[dict[str, Any]]:
+    """mAP, AUROC and d' as means over the classes: `{"metric", "value", "low", "high", "n", "interval_over",
+    "per_class": {name: value}}` each, the last without classes that cannot be scored.
+
+    Intervals of 95 % are by the bootstrap over `groups` [N], where there are two or more, else over records. A metric
+    that no class allows is left out.
+    """
+    several = groups is not None and len(np.unique(groups)) > 1
+    found = []
+    for metric in AUDIOSET:
+        try:
+            values = per_class(scores, targets, metric, names).values
+            whole = bootstrap_groups(
+                (scores, targets), groups if several else None, lambda s, t, m=metric: per_class(s, t, m).mean,
+                resamples=RESAMPLES, seed=seed,
+            )  # fmt: skip
+        except DataError:
+            continue
+        row = dict(zip(("value", "low", "high"), map(float, whole), strict=True))
+        each = {name: round(float(v), 4) for name, v in zip(names, values, strict=True) if np.isfinite(v)}
+        over = "groups" if several else "records"
+        found.append({"metric": named(metric), **row, "n": len(scores), "interval_over": over, "per_class": each})
+    return found
 
 
 def f1(

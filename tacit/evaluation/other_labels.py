@@ -14,7 +14,7 @@ from tacit.evaluation import intervals, label_free
 from tacit.evaluation.augmented import augmented_features
 from tacit.evaluation.correspondence import correspondences
 from tacit.evaluation.low_shot import ALONE, draw_positives
-from tacit.evaluation.multi_label import multi_label_probe, per_class
+from tacit.evaluation.multi_label import AUDIOSET, RESAMPLES, multi_label_probe, named, per_class
 from tacit.evaluation.regression import errors, ridge
 from tacit.evaluation.task import Score, Task
 from tacit.views import field_of
@@ -44,32 +44,36 @@ def run_multi_label(
     task: Task, *, metric: str = "average_precision", feature: str = "pooled", shots: tuple[int, ...] = (),
     draws: int = 10,
 ) -> list[Score]:  # fmt: skip
-    """One-vs-rest logistic regression for several labels a record: the mean over the labels of a per-class metric.
+    """One-vs-rest logistic regression for several labels a record: the mean over the labels of a per-class metric, or
+    of all of "audioset": mAP, AUROC and d'.
 
     `shots`: from so many training records with each label alone, drawn anew `draws` times.
     """
+    metrics = AUDIOSET if metric == "audioset" else (metric,)
     if shots:
-        return [_multi_label_few(task, metric, feature, many, draws, alone=len(shots) == 1) for many in shots]
+        return [
+            _multi_label_few(task, one, feature, many, draws, alone=len(shots) == 1)
+            for many in shots
+            for one in metrics
+        ]
     train, test = task.x(feature)
     y, truth = task.train.targets, task.test.targets
     parts = task.parts(y)
     found, strength = multi_label_probe(train, torch.from_numpy(y).float(), test, parts=parts, seed=task.seed)
-    names = task.train.source.targets.names
-    whole = per_class(found.numpy(), truth, metric, names)
-    said = {
-        "l2": strength, "feature": feature, "left_out": list(whole.left_out),
-        "per_class": {n: round(float(v), 4) for n, v in zip(names, whole.values, strict=True) if np.isfinite(v)},
-    }  # fmt: skip
-    name = _named(metric)
+    names, scores = task.train.source.targets.names, []
+    for one in metrics:
+        whole = per_class(found.numpy(), truth, one, names)
+        said = {
+            "l2": strength, "feature": feature, "left_out": list(whole.left_out),
+            "per_class": {n: round(float(v), 4) for n, v in zip(names, whole.values, strict=True) if np.isfinite(v)},
+        }  # fmt: skip
 
-    def mean(scores: np.ndarray, targets: np.ndarray) -> float:
-        return per_class(scores, targets, metric).mean
+        def mean(scores: np.ndarray, targets: np.ndarray, one: str = one) -> float:
+            return per_class(scores, targets, one).mean
 
-    return [task.statistic("multi_label", name, (found.numpy(), truth), mean, said, resamples=200)]
-
-
-def _named(metric: str) -> str:
-    return "map" if metric == "average_precision" else metric
+        both = found.numpy(), truth
+        scores.append(task.statistic("multi_label", named(one), both, mean, said, resamples=RESAMPLES))
+    return scores
 
 
 def _multi_label_few(task: Task, metric: str, feature: str, shots: int, draws: int, *, alone: bool) -> Score:
@@ -85,7 +89,7 @@ def _multi_label_few(task: Task, metric: str, feature: str, shots: int, draws: i
     labelled = float(np.mean([len(rows) for rows in drawn]))
     said = {"shots": shots, "draws": draws, "labelled": labelled, "feature": feature}
     name = "multi_label" if alone else f"multi_label:shots={shots}"
-    return Score(name, _named(metric), float(np.mean(values)), low, high, len(test), task.of, said)
+    return Score(name, named(metric), float(np.mean(values)), low, high, len(test), task.of, said)
 
 
 def run_label_free(task: Task, *, feature: str = "pooled", lidar: bool = True) -> list[Score]:

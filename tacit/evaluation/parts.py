@@ -21,13 +21,17 @@ def parted(
     to a part. Where groups hold several (a speaker says all digits), they are of records, as in `grouped_split`.
 
     Args:
-        groups: [N] names, or None where every record stands alone. labels: [N] int64, numbers of `classes`.
+        groups: [N] names, or None where every record stands alone. labels: [N] int64, numbers of `classes`, or several
+            labels a record [N, C], 1 where they are there.
         shares: of the second part and on, each over 0, together under 1.
 
     Raises:
-        DataError: a class that has fewer groups than there are parts, or is missing from a part; it is named.
+        DataError: a class that has fewer groups than there are parts, or is missing from a part; it is named. Of
+            several labels a record nothing is asked here: see `check_taught`.
     """
     groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
+    if labels.ndim == 2:
+        return _of_all(groups, labels, shares, seed)
     names, codes = np.unique(groups, return_inverse=True)
     pairs = np.unique(np.stack([codes, labels], axis=1), axis=0)
     nested = len(pairs) == len(names)
@@ -39,6 +43,19 @@ def parted(
                 "more groups with these classes, or leave them out of the table."
             )
     return found
+
+
+def check_taught(parts: Sequence[np.ndarray], classes: Sequence[str]) -> None:
+    """Raises `DataError` unless, of several labels a record [N, C], each is there in the first of `parts`, and some in
+    all others."""
+    if missing := np.flatnonzero(~(parts[0] == 1).any(0)).tolist():
+        raise DataError(
+            f"No record of the {PARTS[0]} part has {_named(missing, classes)}, so it cannot be learned. Leave it out "
+            "of the table, or give more records that have it."
+        )
+    for part, labels in zip(PARTS[1:], parts[1:], strict=False):
+        if not (labels == 1).any():
+            raise DataError(f"No record of the {part} part has any label, so nothing could be said. Give more records.")
 
 
 def _of_each_class(

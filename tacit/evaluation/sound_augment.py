@@ -26,13 +26,14 @@ def training_view(encoder: Encoder, s: Settings) -> Excerpt | Heard:
 def changed(
     s: Settings, encoder: Encoder, waves: Tensor, params: dict[str, Tensor], labels: Tensor, classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Waves [B, 1, n] of `training_view`, with labels [B] -> what the encoder reads, and labels, or shares of classes
-    [B, classes] where sounds were mixed."""
+    """Waves [B, 1, n] of `training_view`, with labels [B], or several [B, classes] -> what the encoder reads, and
+    labels, or shares of classes [B, classes] where sounds were mixed. What is unknown (NaN) of one is unknown of both.
+    """
     y, partner, own = labels, None, None
     if s.mixup:
         partner, own = torch.randperm(len(labels)), shares(len(labels), s.mixup, s.mixup_alpha)
-        y = F.one_hot(labels, classes).float()
-        y = own[:, None] * y + (1 - own[:, None]) * y[partner]
+        y = F.one_hot(labels, classes).float() if labels.ndim == 1 else labels
+        y = torch.where(own[:, None] < 1, own[:, None] * y + (1 - own[:, None]) * y[partner], y)
         if s.mixup_of == "waves":
             waves = own.view(-1, 1, 1) * waves + (1 - own.view(-1, 1, 1)) * waves[partner]
     x = encoder.inputs.prepare(waves)

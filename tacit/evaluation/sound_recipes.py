@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tacit import objectives
 from tacit.precision import CHOICES
@@ -94,9 +94,22 @@ RECIPES = {
 }  # fmt: skip
 
 
-def wrong_together(s: Settings, *, spectrograms: bool, teacher: bool) -> list[str]:
-    """What cannot be asked for together; empty when all can."""
+def for_several(s: Settings) -> Settings:
+    """The same for several labels a recording: each by itself, and recordings epoch by epoch, since none is of one
+    class."""
+    return replace(s, loss="binary", batches="shuffled")
+
+
+def wrong_together(s: Settings, *, spectrograms: bool, teacher: bool, several: bool = False) -> list[str]:
+    """What cannot be asked for together, or of `several` labels a recording; empty when all can."""
     found = []
+    if several and s.contrast != "none":
+        found.append(f"contrast = {s.contrast}: needs recordings of one class each, and these have several labels.")
+    found += [
+        f"{name} = {getattr(s, name)}: recordings have several labels here. Leave it out."
+        for name in ("loss", "batches")
+        if several and getattr(s, name) != getattr(for_several(s), name)
+    ]
     if s.contrast != "none" and s.mixup:
         found.append(f"contrast = {s.contrast}: needs recordings of one class each. Set mixup=0.")
     if s.before and teacher:

@@ -25,6 +25,7 @@ from tacit.evaluation.contrast import contrast, projector
 from tacit.evaluation.features import Features, features
 from tacit.evaluation.fine_tune import Classifier
 from tacit.evaluation.knn import knn_predict
+from tacit.evaluation.multi_label import per_class
 from tacit.evaluation.resume import seed_step
 from tacit.evaluation.separation import NEIGHBOURS, macro_f1
 from tacit.evaluation.sound_augment import changed, training_view
@@ -38,8 +39,9 @@ from tacit.views import Views, collate
 class Trained:
     """The classifier, on the CPU in evaluation mode; what was seen on the way.
 
-    history: a row an epoch, `{"stage", "epoch", "score"}`, the score being macro F1 on the validation part, or of the
-        stage before the accuracy of its neighbours in the training part. The best epoch's weights were kept.
+    history: a row an epoch, `{"stage", "epoch", "score"}`, the score being macro F1 on the validation part, mAP where
+        recordings have several labels, or of the stage before the accuracy of its neighbours in the training part. The
+        best epoch's weights were kept.
     anchors: share of the recordings in contrasted batches that had another of their class.
     bad: (name, reason) of training records that could not be read.
     """
@@ -64,9 +66,10 @@ def train(
 ) -> Trained:
     """A copy of `encoder` with a linear layer, trained on the labels of `source`; the epoch is chosen on `held`.
 
-    Batches are the same whatever the loss: P classes with K recordings each, of different groups where possible, or all
-    recordings epoch by epoch. With a `contrast_weight` of 0, or a `teacher_weight` of 0, what is trained is, bit for
-    bit, what cross-entropy alone trains.
+    Labels are classes, or several a recording (`source.targets` of 1, 0 and -1, which is unknown and teaches nothing),
+    for settings as `sound_recipes.for_several` makes them. Batches are the same whatever the loss: P classes with K
+    recordings each, of different groups where possible, or all recordings epoch by epoch. With a `contrast_weight` of
+    0, or a `teacher_weight` of 0, what is trained is, bit for bit, what cross-entropy alone trains.
 
     Args:
         teacher: a classifier of the same classes in the same order, which reads what the encoder reads.
@@ -75,7 +78,7 @@ def train(
         DataError: a class of which contrast has no pair. RunFailed: a loss that is no number. UsageError: a teacher
             that reads other spectrograms, or longer ones.
     """
-    s, device = settings, torch.device(device)
+    s, device, classes = settings, torch.device(device), classes_of(source)
     if s.contrast != "none":
         counts = torch.bincount(torch.from_numpy(source.labels), minlength=len(source.classes))
         if lone := [source.classes[i] for i in (counts < 2).nonzero()[:, 0].tolist()]:
@@ -89,7 +92,7 @@ def train(
         encoder.inputs = replace(encoder.inputs, seconds=s.seconds)
         encoder.freeze_front()
     torch.manual_seed(seed)
-    model = Classifier(encoder, len(source.classes), _norm(s.norm, encoder.width)).to(device)
+    model = Classifier(encoder, len(classes), _norm(s.norm, encoder.width)).to(device)
     if s.norm == "batch":
         nn.init.normal_(model.head.weight, std=0.01)
     if teacher is not None:
@@ -118,19 +121,29 @@ def train(
     look = partial(features, model.encoder, workers=workers, devices=[device])
     if s.before:
         fit("contrast", contrasted, lambda: _neighbours(look(source), look(held)), s.contrast_epochs, seed + 1)
-    fit("cross-entropy", named, lambda: _f1(model, look(held)), s.epochs, seed)
+    score = _f1 if source.targets is None else _mean_precision
+    fit("cross-entropy", named, lambda: score(model, held, look(held)), s.epochs, seed)
     model.requires_grad_(True).cpu().eval()
     out.anchors = sum(anchors) / len(anchors) if anchors else None
     return out
 
 
+def classes_of(source: Source) -> list[str]:
+    """Names of the classes, or of the labels of which a recording may have several."""
+    return list(source.classes if source.targets is None else source.targets.names)
+
+
 def judged(loss: str, logits: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy of logits [B, classes] with labels [B], or with what is wanted of each class [B, classes]: of the
-    softmax, or "binary", the mean over the classes."""
+    softmax, or "binary", the mean over the classes of which something is known (not NaN)."""
     if loss == "softmax":
         return F.cross_entropy(logits, y)
     wanted = y if y.is_floating_point() else F.one_hot(y, logits.shape[1]).to(logits.dtype)
-    return F.binary_cross_entropy_with_logits(logits, wanted)
+    known = ~wanted.isnan()
+    if known.all():
+        return F.binary_cross_entropy_with_logits(logits, wanted)
+    each = F.binary_cross_entropy_with_logits(logits, wanted.nan_to_num(), reduction="none")
+    return (each * known).sum() / known.sum().clamp_min(1)
 
 
 def pace(step: int, steps: int, per_epoch: int, s: Settings) -> float:
@@ -169,7 +182,7 @@ def _fit(
         each = max(s.batch_size // classes, 2)
         order = Balanced(source.labels, source.groups, classes=classes, each=each, seed=seed, steps=steps)
     loader = DataLoader(Views(source, [view], seed), collate_fn=collate, num_workers=workers, batch_sampler=order)
-    best, kept = -1.0, {}
+    best, kept, classes = -1.0, {}, len(classes_of(source))
     model.train()
     for step, found in enumerate(loader):
         for group in solver.param_groups:
@@ -177,7 +190,8 @@ def _fit(
         seed_step(seed, step)
         out.bad |= {where: why for _, where, why in found["bad"]}
         seen = found["views"][0]
-        x, y = changed(s, model.encoder, seen["image"], seen["params"], found["label"], len(source.classes))
+        y = found["label"] if source.targets is None else _known(source, found["index"])
+        x, y = changed(s, model.encoder, seen["image"], seen["params"], y, classes)
         x, y = x.to(device), y.to(device)
         with autocast(device, precision):
             loss = loss_of(x, model.encoder(x), y)
@@ -204,6 +218,12 @@ def _fit(
     model.load_state_dict(kept)
 
 
+def _known(source: Source, index: Tensor) -> Tensor:
+    """Several labels a recording, [B, classes] of 1, 0 and NaN where unknown."""
+    values = torch.from_numpy(source.targets.values)[index].float()
+    return values.masked_fill(values < 0, torch.nan)
+
+
 def _norm(kind: str, width: int) -> nn.Module | None:
     if kind == "none":
         return None
@@ -227,8 +247,12 @@ def _solver(model: Classifier, projection: nn.Module, s: Settings) -> torch.opti
     return kind(given, lr=0.0, betas=s.betas)
 
 
-def _f1(model: Classifier, found: Features) -> float:
+def _f1(model: Classifier, held: Source, found: Features) -> float:
     return macro_f1(found.y.numpy(), logits(model, found).argmax(1).numpy())
+
+
+def _mean_precision(model: Classifier, held: Source, found: Features) -> float:
+    return per_class(logits(model, found).numpy(), held.targets.values[found.index.numpy()]).mean
 
 
 def _neighbours(bank: Features, query: Features) -> float:

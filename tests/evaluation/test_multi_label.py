@@ -62,6 +62,29 @@ def test_eleven_point_precision_agrees_with_the_slow_maximum():
     assert per_class(scores, targets, "voc2007").values[0] == pytest.approx(np.mean(slow), abs=1e-12)
 
 
+def test_d_prime_in_closed_form():
+    # of 2 x 2 pairs three are in order: AUROC .75; of 2 x 3 all, or none, which counts as half a pair off
+    assert multi_label.d_prime(np.array([4, 3, 2, 1]), np.array([1, 0, 1, 0])) == pytest.approx(0.9538725524, abs=1e-9)
+    perfect = multi_label.d_prime(np.arange(5), np.array([0, 0, 0, 1, 1]))
+    assert perfect == pytest.approx(2**0.5 * stats.norm.ppf(11 / 12), abs=1e-12)
+    assert multi_label.d_prime(-np.arange(5), np.array([0, 0, 0, 1, 1])) == pytest.approx(-perfect, abs=1e-12)
+    assert multi_label.d_prime(np.ones(4), np.array([1, 0, 1, 0])) == pytest.approx(0, abs=1e-12)  # ties: AUROC .5
+    assert math.isnan(multi_label.d_prime(np.ones(4), np.ones(4)))
+
+
+def test_means_are_of_classes_after_the_metric_and_over_groups():
+    scores, targets = labelled()
+    names, groups = list("abcd"), np.repeat(np.arange(30), 10)
+    found = {row["metric"]: row for row in multi_label.means(scores, targets, groups, names)}
+    assert list(found) == ["map", "auroc", "d_prime"]
+    each = per_class(scores, targets, "auroc").values
+    assert found["d_prime"]["value"] == pytest.approx((2**0.5 * stats.norm.ppf(each)).mean(), abs=1e-9)
+    assert found["auroc"]["per_class"] == {n: round(v, 4) for n, v in zip(names, each.tolist(), strict=True)}
+    assert all(row["low"] < row["value"] < row["high"] and row["interval_over"] == "groups" for row in found.values())
+    assert multi_label.means(scores, targets, None, names)[0]["interval_over"] == "records"
+    assert [row["metric"] for row in multi_label.means(scores, np.ones_like(targets), None, names)] == ["map"]
+
+
 def test_unknown_labels_are_left_out():
     scores, targets = labelled()
     hidden = np.random.default_rng(1).random(targets.shape) < 0.3

@@ -98,6 +98,10 @@ def test_several_labels_a_record_by_audiosets_manifest(encoder, tones, tmp_path)
     found = evaluate(encoder, train, None, ["multi_label"], baselines=False)
     assert {r["n"] for r in found["results"]}
     assert any(r["value"] > 0.6 for r in found["results"])
+    three = evaluate(encoder, train, None, ["multi_label:metric=audioset"], baselines=False)["results"]
+    assert [row["metric"] for row in three] == ["map", "auroc", "d_prime"]
+    assert three[0]["value"] == found["results"][0]["value"]
+    assert all(np.isfinite([row["value"], row["low"], row["high"]]).all() for row in three)
 
 
 @pytest.mark.parametrize("ending", ["parquet", "npy"])
