@@ -15,6 +15,7 @@ from tacit.errors import UsageError
 WINDOWS = ("hanning", "povey")
 FLOOR = float(np.finfo(np.float32).eps)  # of mel energies, Kaldi's
 QUIET = 1e-10  # the same in dB: nothing lies below -100
+HELD = 2**19  # samples of frames that a core works on at a time, so that they stay in its cache
 
 
 @torch.no_grad()
@@ -43,14 +44,18 @@ def kaldi_fbank(
         x = _mirrored(x, size, step)
     elif x.shape[1] < size:
         raise UsageError(f"{x.shape[1]} samples hold no frame of {length:g} s at {rate:,} Hz, which is {size} samples.")
-    frames = x.unfold(1, size, step)  # [B, F, size]
-    frames = frames - frames.mean(2, keepdim=True) if remove_dc else frames.contiguous()
-    if preemphasis:
-        first = frames[..., :1] * (1 - preemphasis)
-        frames = torch.cat([first, frames[..., 1:].sub(frames[..., :-1], alpha=preemphasis)], dim=2)
-    frames.mul_(_constant(_window, x.device, size, window))
-    bank = _constant(_kaldi_bank, x.device, mels, padded, rate, low, high)
-    return _banked(torch.fft.rfft(frames, n=padded), bank).clamp_min_(FLOOR).log_()
+    weights = _constant(_window, x.device, size, window)
+    bank = _filters(_kaldi_bank, str(x.device), mels, padded, rate, low, high)
+
+    def bands(x: Tensor) -> Tensor:
+        frames = x.unfold(1, size, step)  # [B, F, size]
+        frames = frames - frames.mean(2, keepdim=True) if remove_dc else frames.contiguous()
+        if preemphasis:
+            first = frames[..., :1] * (1 - preemphasis)
+            frames = torch.cat([first, frames[..., 1:].sub(frames[..., :-1], alpha=preemphasis)], dim=2)
+        return _banked(torch.fft.rfft(frames.mul_(weights), n=padded), bank).clamp_min_(FLOOR).log_()
+
+    return _in_parts(bands, x, size, step)
 
 
 @torch.no_grad()
@@ -71,17 +76,30 @@ def mel_db(
     x = waves.float()
     if x.shape[1] <= size // 2:
         raise UsageError(f"{x.shape[1]} samples are not more than half a frame, {size // 2} samples at {rate:,} Hz.")
-    frames = F.pad(x[:, None], (size // 2, size // 2), mode="reflect")[:, 0].unfold(1, size, step)
-    frames = frames * _constant(_window, x.device, size, "periodic")
-    db = _banked(torch.fft.rfft(frames), _constant(_htk_bank, x.device, mels, size, rate, low, high))
-    db = db.clamp_min_(QUIET).log10_().mul_(10)
-    return db if top_db is None else db.maximum(db.amax((1, 2), keepdim=True) - top_db)
+    weights = _constant(_window, x.device, size, "periodic")
+    bank = _filters(_htk_bank, str(x.device), mels, size, rate, low, high)
+
+    def bands(x: Tensor) -> Tensor:
+        frames = F.pad(x[:, None], (size // 2, size // 2), mode="reflect")[:, 0].unfold(1, size, step)
+        db = _banked(torch.fft.rfft(frames * weights), bank).clamp_min_(QUIET).log10_().mul_(10)
+        return db if top_db is None else db.maximum(db.amax((1, 2), keepdim=True) - top_db)
+
+    return _in_parts(bands, x, size, step)
 
 
-def _banked(spectrum: Tensor, bank: Tensor) -> Tensor:
-    """Complex [B, F, K], filters [K, mels] -> energies [B, F, mels]; in float32 under autocast, too."""
+def _in_parts(make: Callable[[Tensor], Tensor], x: Tensor, size: int, step: int) -> Tensor:
+    """`make` of waves [B, n], on a CPU of some at a time (see `HELD`)."""
+    if x.device.type != "cpu":
+        return make(x)
+    some = HELD * torch.get_num_threads() * step // (size * x.shape[1])
+    return torch.cat([make(part) for part in x.split(max(some, 1))])
+
+
+def _banked(spectrum: Tensor, filters: tuple[tuple[int, int, Tensor], ...]) -> Tensor:
+    """Complex [B, F, K] -> energies [B, F, mels] by `_filters`; in float32 under autocast, too."""
     with torch.autocast(spectrum.device.type, enabled=False):
-        return torch.view_as_real(spectrum).square_().sum(-1) @ bank
+        squares = torch.view_as_real(spectrum).square_().flatten(2)  # [B, F, 2 K]: that they are added is the filters'
+        return torch.cat([squares[..., first:end] @ some for first, end, some in filters], -1)
 
 
 def _mirrored(x: Tensor, size: int, step: int) -> Tensor:
@@ -103,6 +121,21 @@ def _constant(make: Callable[..., np.ndarray], device: torch.device, *how) -> Te
 def _kept(make: Callable[..., np.ndarray], device: str, *how) -> Tensor:
     with torch.inference_mode(False):
         return torch.from_numpy(make(*how).astype(np.float32)).to(device)
+
+
+@lru_cache(maxsize=64)
+def _filters(make: Callable[..., np.ndarray], device: str, *how) -> tuple[tuple[int, int, Tensor], ...]:
+    """A bank [2 K, mels] for the squares of real and imaginary parts by turns, in parts, each with the first and the
+    end of the rows that it reads: on a CPU sixteen filters at a time, which read few of all bins."""
+    bank, found = make(*how).astype(np.float32).repeat(2, axis=0), []
+    width = 16 if device == "cpu" else bank.shape[1]
+    for start in range(0, bank.shape[1], width):
+        part = bank[:, start : start + width]
+        read = np.flatnonzero(part.any(1))
+        first, end = (int(read[0]), int(read[-1]) + 1) if len(read) else (0, 1)
+        with torch.inference_mode(False):
+            found.append((first, end, torch.from_numpy(part[first:end].copy()).to(device)))
+    return tuple(found)
 
 
 def _window(size: int, kind: str) -> np.ndarray:

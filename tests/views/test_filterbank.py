@@ -92,14 +92,38 @@ def test_batches_are_rows():
         assert torch.allclose(front(x, 16_000), torch.cat([front(row[None], 16_000) for row in x]), atol=1e-5)
 
 
+def test_some_recordings_and_some_bands_at_a_time_are_all_at_once(monkeypatch):
+    x = torch.cat([busy(16_000), tone(700, 16_000), busy(16_000).flip(1)])
+    for front in (kaldi_fbank, mel_db):
+        some = []
+        for held in (1, 2**30):
+            monkeypatch.setattr(filterbank, "HELD", held)
+            some.append(front(x, 16_000))
+        torch.testing.assert_close(*some, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("mels", [1, 16, 23, 128, 400])
+def test_parts_of_a_bank_are_the_bank(mels):
+    """Of 400 bands the lowest are so narrow that they read no bin."""
+    how = mels, 512, 16_000, 20.0, 0.0
+    spectrum = torch.randn(2, 3, 257, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    whole = spectrum.abs().square() @ torch.from_numpy(filterbank._kaldi_bank(*how)).float()
+    found = filterbank._banked(spectrum, filterbank._filters(filterbank._kaldi_bank, "cpu", *how))
+    torch.testing.assert_close(found, whole, atol=1e-4, rtol=1e-5)
+
+
 def test_constants_are_made_once_and_serve_any_context():
-    filterbank._kept.cache_clear()
+    both = filterbank._kept, filterbank._filters
+    for one in both:
+        one.cache_clear()
     with torch.inference_mode():
         kaldi_fbank(busy(16_000), 16_000)
-    made = filterbank._kept.cache_info().misses
     kaldi_fbank(busy(16_000), 16_000)
-    assert filterbank._kept.cache_info().misses == made == 2
-    assert not any(x.is_inference() for x in (filterbank._kept(filterbank._window, "cpu", 400, "hanning"),))
+    assert [one.cache_info().misses for one in both] == [1, 1]
+    kept = filterbank._kept(filterbank._window, "cpu", 400, "hanning")
+    parts = filterbank._filters(filterbank._kaldi_bank, "cpu", 128, 512, 16_000, 20.0, 0.0)
+    assert [one.cache_info().misses for one in both] == [1, 1]
+    assert not any(x.is_inference() for x in (kept, *(part for *_, part in parts)))
 
 
 def test_what_cannot_be_is_said():
