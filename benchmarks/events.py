@@ -1,4 +1,4 @@
-"""Do frames say what is heard when? Mixtures of real clips with known times, and F1 of segments and of events.
+"""Do frames say what is heard when? Mixtures of real clips with known times; F1 of segments and of events, and PSDS.
 
     python benchmarks/events.py --name esc10 --data esc10/ --label '^(.+)_[1-5]-' --test '_5-'
     python benchmarks/events.py --name fsdd --data fsdd/ --label '^([0-9])_' --test '(^|/)test/' --seconds 4 \
@@ -27,9 +27,10 @@ from log import note  # beside this file
 import tacit
 from tacit.data import Recording, Segment
 from tacit.data.recording import EXTENSIONS
+from tacit.evaluation.psds import SCENARIOS
 
 RATE, NOISE = 16_000, 0.01
-METRICS = ("segment_f1", "segment_f1_macro", "event_f1", "event_f1_macro")
+METRICS = ("segment_f1", "segment_f1_macro", "event_f1", "event_f1_macro", *SCENARIOS)
 
 
 def loudest(clip: Path, rng: np.random.Generator) -> np.ndarray:
