@@ -25,7 +25,7 @@ from log import note  # beside this file
 from torch.utils.flop_counter import FlopCounterMode
 
 from tacit.data import open_source
-from tacit.engine import Progress
+from tacit.engine import Method, Progress
 from tacit.engine.memory import keep_memory
 from tacit.engine.optim import clip, optimiser
 from tacit.methods import find
@@ -62,9 +62,27 @@ def timed(call: Callable[[], object]) -> float:
 
 
 def stepper(
-    name: str, sets: Sequence[str], precision: str, folder: Path, *, preset: str = "paper"
-) -> Callable[[], None]:
-    """One step of training by a method, again and again on one batch, of as many records in `folder`."""
+    name: str, sets: Sequence[str], precision: str, folder: Path, *, preset: str = "paper",
+    change: Callable[[Method], None] | None = None,
+) -> Callable[[], None]:  # fmt: skip
+    """One step of training by a method, again and again on one batch, of as many records in `folder`.
+
+    change: is done to the method before the first step.
+    """
+    method, step = trainer(name, sets, precision, preset=preset)
+    if change is not None:
+        change(method)
+    pipelines = method.views()
+    drawn = Views(open_source(str(folder)), pipelines, seed=0)
+    made = collate([drawn[(0, i)] for i in range(method.s.batch_size)])
+    views = finish({**made, "views": [_moved(view) for view in made["views"]]}, pipelines)
+    return lambda: step(views)
+
+
+def trainer(
+    name: str, sets: Sequence[str], precision: str, *, preset: str = "paper"
+) -> tuple[Method, Callable[[list[dict[str, torch.Tensor]]], None]]:
+    """A method, and a step of training it on views that are made."""
     kind = find(name)
     torch.manual_seed(0)
     settings = with_assignments(kind.presets[preset], list(sets))
@@ -72,13 +90,9 @@ def stepper(
     unfuse_attention(method, DEVICE, precision)
     method.after_init()
     solver = optimiser(method, settings)
-    pipelines = method.views()
-    drawn = Views(open_source(str(folder)), pipelines, seed=0)
-    made = collate([drawn[(0, i)] for i in range(settings.batch_size)])
-    views = finish({**made, "views": [_moved(view) for view in made["views"]]}, pipelines)
     done = 0
 
-    def step() -> None:
+    def step(views: list[dict[str, torch.Tensor]]) -> None:
         nonlocal done
         progress = Progress(done, STEPS, STEPS)
         with torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bf16"):
@@ -94,7 +108,7 @@ def stepper(
         method.after_step([part.signals], progress)
         done += 1
 
-    return step
+    return method, step
 
 
 def _moved(view: dict) -> dict:
