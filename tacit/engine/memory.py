@@ -57,7 +57,7 @@ def _kept(method: Method, views: list[dict[str, Tensor]], dtype: torch.dtype | N
 
     def note(x: Tensor) -> Tensor:
         kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-        return x
+        return x.detach()  # an output that its own operation keeps is a circle otherwise, and never freed
 
     weights = {p.untyped_storage().data_ptr() for p in [*method.parameters(), *method.buffers()]}
     products = torch.autocast(views[0]["image"].device.type, dtype, enabled=dtype is not None)

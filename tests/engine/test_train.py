@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -347,6 +348,12 @@ def test_what_a_record_keeps_for_the_backward_pass():
     assert bytes_a_record(Two(), [{"image": torch.zeros(5, 8)}]) == (8 + 32) * 4
     # The same in bf16, of which the weights, kept in it too, are no part.
     assert bytes_a_record(Two(), [{"image": torch.zeros(5, 8)}], torch.bfloat16) == (8 + 32) * 2
+    # And all of it is freed, with what exp keeps of its own.
+    image = np.zeros((5, 8), np.float32)
+    freed = weakref.ref(image)
+    bytes_a_record(Two(), [{"image": torch.from_numpy(image)}])
+    del image
+    assert freed() is None
 
 
 class Exploding(MoBY):
