@@ -286,3 +286,13 @@ def test_people_are_shown_the_film_and_the_sound(source, tmp_path):
     views, height, width, _ = np.delete(stored["views"].shape, 1)
     assert views == 2
     assert width == 4 * height  # four square frames
+
+
+def test_sounds_that_share_a_direction_at_first_are_no_collapse():
+    method = made()
+    with torch.no_grad():
+        method.head.audio.bias.fill_(10.0)
+    found = method.loss(batch(), START).signals
+    assert found["embeddings"].shape == found["positives"].shape == (BATCH, method.s.fine)
+    assert found["embeddings"].mean(0).norm() < 0.5  # as a whole they lean nowhere
+    torch.testing.assert_close(found["embeddings"].norm(dim=1), torch.ones(BATCH))

@@ -17,12 +17,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tacit import encoders
 from tacit.engine import ClipRecipe, Method, Progress, Step
 from tacit.engine.clips import clip_encoders, clip_problems, encode_there
+from tacit.engine.monitors import about_mean
 from tacit.heads import HEADS, common_space
 from tacit.objectives import NCE_FORMS, cross_modal_nce, recall_at_1
 from tacit.settings import again, setting
@@ -146,9 +146,7 @@ class VATT(Method):
             own, known = (right[:, 0], there[y][:, 0]) if y == "text" else (right, there[y])
             own, left = own.detach(), left.detach()
             signals[f"metric/{y}_to_{x}"] = recall_at_1(own, left, known & there[x])
-            if "embeddings" not in signals or y == "audio":  # the side that no BatchNorm keeps apart
-                signals |= {
-                    "embeddings": F.normalize(own.float(), dim=1),
-                    "positives": F.normalize(left.float(), dim=1),
-                }
+            if "embeddings" not in signals or y == "audio":  # the side that no BatchNorm keeps apart: at first all of
+                sides = {"embeddings": own, "positives": left}  # it has a direction in common, which it leaves later
+                signals |= {name: about_mean(side, views=1)["embeddings"] for name, side in sides.items()}
         return Step(terms, signals)
