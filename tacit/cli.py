@@ -239,7 +239,7 @@ def evaluate(
         typer.Option(metavar="COLUMN|NUMBER", help="Test each fold on what the others teach; a number draws so many."),
     ] = None,
     whole: Annotated[
-        bool, typer.Option("--whole", help="Of sounds: the mean over pieces of all of a recording, not its middle.")
+        bool, typer.Option("--whole", help="Of sounds and films: the mean over pieces of all of it, not its middle.")
     ] = False,
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Keep features, and trainings under way, to go on.")
@@ -431,7 +431,7 @@ def embed(
         typer.Option("--frames", help="Of sounds of any length: a row a frame (path, start, end in seconds, vector)."),
     ] = False,
     whole: Annotated[
-        bool, typer.Option("--whole", help="Of sounds: the mean over all of a recording, not its middle alone.")
+        bool, typer.Option("--whole", help="Of sounds and films: the mean over pieces of all of it, not its middle.")
     ] = False,
     overlap: Annotated[
         float,
