@@ -186,7 +186,7 @@ def resolve(cls: type, preset: str | None, going_on: dict | None, *, encoder, ep
 
 def kind_of_records(modality: str) -> str:
     """What kind of record a method of this modality learns from; of several modalities clips."""
-    return "video" if "video" in modality.split("+") else "audio" if modality == "audio" else "image"
+    return "video" if "video" in modality.split("+") else modality if modality in ("audio", "sequences") else "image"
 
 
 def methods_table(modality: str | None = None) -> list[dict[str, Any]]:

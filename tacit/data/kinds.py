@@ -20,14 +20,15 @@ WORDS = {
     "audio": ("sound", "sounds"),
     "video": ("film", "films"),
     "text": ("text", "texts"),
+    "sequences": ("record of feature sequences", "feature sequences"),
 }
 KNOWN = "; ".join(f"{WORDS[kind][1]} are: {' '.join(sorted(endings))}" for kind, endings in KINDS.items()).capitalize()
 
 
 def check_kind(kind: str | None) -> None:
-    """Raises `Unknown` unless it is one of `KINDS` or of `TIMED`, or None."""
-    if kind not in (None, *KINDS, *TIMED):
-        raise Unknown("kind of record", str(kind), (*KINDS, *TIMED))
+    """Raises `Unknown` unless it is one of `WORDS`, or None."""
+    if kind not in (None, *WORDS):
+        raise Unknown("kind of record", str(kind), WORDS)
 
 
 def kind_of(name: str) -> str | None:

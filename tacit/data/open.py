@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tacit.data import clips, episodes, exams
+from tacit.data import clips, episodes, exams, sequences
 from tacit.data.archive import Members, index_tars, index_zip
 from tacit.data.containers import FILMS
 from tacit.data.folder import Files, index_folder
@@ -45,12 +45,14 @@ def open_source(
             `hub:NAME` or `hub:NAME:SPLIT`, `episodes:PATH` or `episodes:PATH:first=1000,edges=drop` (see
             `episodes.Options`) for frames in their order, `exams:PATH` or `exams:PATH:plane=sagittal` (see
             `exams.Options`) for slices of exams, `clips:PATH` for films with their sound and what is said in them
-            (a folder, or a table with columns `video`, `audio`, `text`, `start`, `end`), a .npy file or an array of
-            images [N, H, W(, C)], a
-            `datasets.Dataset`. Episodes, exams and arrays are pictures; all else may hold sounds.
+            (a folder, or a table with columns `video`, `audio`, `text`, `start`, `end`), `sequences:PATH` or
+            `sequences:PATH:part=test` (see `sequences.Options`) for feature sequences of text, audio and vision, a .npy
+            file or an array of images [N, H, W(, C)], a `datasets.Dataset`. Episodes, exams and arrays are pictures;
+            all else may hold sounds.
         channels: channels of the pictures.
         kind: "image" or "audio" where there are both; what there is more of when left out. "video" for clips, with all
-            that they have; of clips "audio" or "text" takes those that have it, and nothing else of them.
+            that they have; of clips "audio" or "text" takes those that have it, and nothing else of them. "sequences":
+            as if `data` began so.
         labels: "auto" takes labels where there are any, None leaves them out; a list of columns of a table takes those,
             as classes, numbers or several labels a record by what they hold (see `targets.read_targets`), or as
             `column:class`, `column:numbers` or `column:multi` says.
@@ -62,6 +64,7 @@ def open_source(
             what reads the sounds is not installed.
     """
     check_kind(kind)
+    data = _as_sequences(data, kind)
     source = _open(data, channels, cache, kind)
     source.title = os.fspath(data) if isinstance(data, str | os.PathLike) else type(data).__name__
     if labels is None:
@@ -133,7 +136,7 @@ def open_splits(
 
     The test labels follow the training set's class names. The second is None when there is no test set.
     """
-    data, test = parts_of(data, test)
+    data, test = parts_of(_as_sequences(data, kind), test)
     how = {"channels": channels, "kind": kind, "labels": labels, "group": group}
     train = open_source(data, **how)
     if test is None:
@@ -156,6 +159,11 @@ def parts_of(data: Any, test: Any = None) -> tuple[Any, Any]:
     if test is None and isinstance(data, str) and data.startswith(clips.PREFIX):
         parts = parts_of(data[len(clips.PREFIX) :])
         return tuple(part if part is None else f"{clips.PREFIX}{part}" for part in parts)
+    if test is None and isinstance(data, str) and data.startswith(sequences.PREFIX):
+        path, options = sequences.Options.parse(data[len(sequences.PREFIX) :])
+        if sequences.both_parts(path, options):
+            return tuple(f"{data}{',' if str(path) != data[len(sequences.PREFIX) :] else ':'}part={part}"
+                         for part in ("train", "test"))  # fmt: skip
     if test is None and isinstance(data, str | os.PathLike) and Path(data).is_dir():
         train_part, test_part = _part(Path(data), "train"), _part(Path(data), "test", "val", "validation")
         if train_part and test_part:
@@ -202,6 +210,8 @@ def _open(data: Any, channels: int, cache: str | os.PathLike | None, kind: str |
         return _open_exams(text[len(exams.PREFIX) :], channels, cache)
     if text.startswith(clips.PREFIX):
         return _open_clips(text[len(clips.PREFIX) :], channels, cache, kind)
+    if text.startswith(sequences.PREFIX):
+        return _open_sequences(text[len(sequences.PREFIX) :], channels)
     path = Path(text)
     if any(c in text for c in "*?{[") and not path.exists():
         return _open_pattern(text, channels, cache, kind)
@@ -292,7 +302,7 @@ def _open_clips(text: str, channels: int, cache: str | os.PathLike | None, kind:
 def _films_of(data: Any) -> str:
     """The folder or table of films that is meant. Raises `DataError` for what holds none."""
     text = os.fspath(data) if isinstance(data, str | os.PathLike) else type(data).__name__
-    if text == type(data).__name__ or text.startswith(("hub:", episodes.PREFIX, exams.PREFIX)):
+    if text == type(data).__name__ or text.startswith(("hub:", episodes.PREFIX, exams.PREFIX, sequences.PREFIX)):
         raise DataError(f"{text} holds no films. They are read from a folder or from a table ({', '.join(LISTINGS)}).")
     return text.removeprefix(clips.PREFIX)
 
@@ -307,6 +317,20 @@ def _films_alone(folder: Path) -> bool:
             return False
         seen = seen or bool(endings & FILMS)
     return seen
+def _open_sequences(text: str, channels: int) -> Source:
+    """Clips of talking people, grouped by video; labels are emotions or sentiment, in `targets`."""
+    found = sequences.open_sequences(*sequences.Options.parse(text))
+    return Source(
+        found.store, channels, None, None, found.fingerprint, skipped=found.skipped, notes=found.notes,
+        targets=found.targets, groups=found.groups,
+    )  # fmt: skip
+
+
+def _as_sequences(data: Any, kind: str | None) -> Any:
+    """A path as what it is to be taken for, where it does not say so itself."""
+    if kind != "sequences" or not isinstance(data, str | os.PathLike) or os.fspath(data).startswith(sequences.PREFIX):
+        return data
+    return f"{sequences.PREFIX}{os.fspath(data)}"
 
 
 def _check_folder(path: Path) -> None:

@@ -112,7 +112,7 @@ class Source:
     @property
     def fields(self) -> tuple[str, ...]:
         """What a record has, by name: `image`, and of episodes `previous` and `next`; or `audio`; or those of `video`,
-        `audio` and `text` that any record has."""
+        `audio` and `text` that any record has; or `sequences`."""
         return _fields(self.store)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -171,8 +171,8 @@ def _partial(store: Store) -> bool:
 
 
 def _made(name: str, data: Any, channels: int) -> Picture | Recording | Film | Transcript | None:
-    if data is None:
-        return None
+    if data is None or name == "sequences":  # which are read as they are
+        return data
     if isinstance(data, Place):
         return {"video": data.film, "audio": data.sound, "text": data.transcript}[name]()
     return Recording(data) if name == "audio" else Picture(data, channels)

@@ -10,6 +10,7 @@ from tacit.encoders.build import (
     set_norm_eps,
 )
 from tacit.encoders.chunks import NEIGHBOURS
+from tacit.encoders.crossed import SIZES as SEQUENCE_ENCODERS
 from tacit.encoders.depth import depth_of
 from tacit.encoders.drop_rows import uniform_drop_path
 from tacit.encoders.encoder import MEAN_PATCH, Encoder, set_drop_path, set_neighbours
@@ -46,6 +47,7 @@ __all__ = [
     "DVAE",
     "MEAN_PATCH",
     "NEIGHBOURS",
+    "SEQUENCE_ENCODERS",
     "SMALL",
     "TARGETS",
     "CutPositions",

@@ -10,7 +10,7 @@ from timm.layers import PatchEmbed
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import nn
 
-from tacit.encoders import cvt, dvae, geometry, sk_resnet, vatt, vil  # noqa: F401 dvae, sk_resnet tell timm their names
+from tacit.encoders import crossed, cvt, dvae, geometry, sk_resnet, vatt, vil  # noqa: F401 some tell timm their names
 from tacit.encoders.encoder import (
     MEAN_PATCH,
     Encoder,
@@ -23,7 +23,7 @@ from tacit.encoders.frames import cut_positions
 from tacit.encoders.geometry import family, geometry_problems, timm_arguments
 from tacit.encoders.window_attention import attend_in_fewer_passes
 from tacit.errors import BadSettings, DataError, Unknown
-from tacit.views import Inputs, SoundInputs, WaveInputs, input_spec
+from tacit.views import Inputs, SequenceInputs, SoundInputs, WaveInputs, input_spec
 
 # Our names: the timm architecture and what is changed of it. Those called mini are for inputs of 28 to 96 pixels.
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
@@ -99,7 +99,8 @@ def build(
         name: a timm architecture, or one of `SMALL`.
         size: side of the square inputs in pixels; channels: how many they have.
         inputs: of sounds, in the place of these two: their spectrograms have as many rows as frames. A plain ViT alone
-            takes them. Or of films, waveforms and words, which are those of VATT's transformers.
+            takes them. Or of films, waveforms and words, which are those of VATT's transformers, or of feature
+            sequences, which `crossed.CrossModal` alone takes.
         drop_path: stochastic depth of the last block, rising from 0 at the first.
         patch, window: patch size, of spectrograms also (frames, bands), and the side of attention's windows or chunks,
             where they should differ from the name's.
@@ -118,6 +119,8 @@ def build(
     """
     if inputs is not None:
         size, channels = input_shape(inputs), inputs.channels
+    if isinstance(inputs, SequenceInputs):
+        kwargs |= {name: getattr(inputs, name) for name in ("lengths", "dims", "vocabulary")}
     found = problems(name, size, patch, window, channels, positions=positions, **kwargs)
     found += [
         f"{field} = {values}: must hold one number for each of the {channels} channels."
@@ -137,7 +140,7 @@ def build(
 
 
 def assemble(
-    name: str, arch: str, made: dict[str, Any], norm_before_mlp: str, inputs: Inputs | SoundInputs, *,
+    name: str, arch: str, made: dict[str, Any], norm_before_mlp: str, inputs: Inputs | SoundInputs | SequenceInputs, *,
     pretrained: bool = False,
 ) -> Encoder:  # fmt: skip
     """The encoder that `encoder.json` describes: timm's `arch` with the arguments `made`, without stochastic depth."""

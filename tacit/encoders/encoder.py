@@ -55,6 +55,8 @@ class Encoder(nn.Module):
     @property
     def feature(self) -> str:
         """What `forward` returns, in words."""
+        if said := getattr(self.trunk, "said", None):
+            return said
         if isinstance(self.trunk, SwinTransformer | SwinTransformerV2 | CvT | ViL):
             return "mean of the tokens after the last norm"
         if isinstance(self.trunk, Trunk):

@@ -13,7 +13,7 @@ from timm.models._registry import model_entrypoint
 
 KINDS = {
     "swin_transformer": "swin", "swin_transformer_v2": "swin", "vision_transformer": "vit", "deit": "vit", "cvt": "cvt",
-    "vil": "vil", "vatt": "vatt",
+    "vil": "vil", "vatt": "vatt", "crossed": "sequences",
 }  # fmt: skip
 TRIED = ("other", "cvt", "vil")
 BEYOND_TIMM = ("small_stem", "norm_eps", "cut_positions")
@@ -30,6 +30,10 @@ def geometry_problems(name: str, arch: str, size: int | tuple[int, ...], made: d
     kind = family(arch)
     if kind == "vatt":
         return _vatt_problems(name, arch, size, made)
+    if kind == "sequences":
+        if not isinstance(size, int) and "patch_size" not in made and "window_size" not in made:
+            return []
+        return [f"encoder = {name}: reads feature sequences, not images or sounds, by the method emotion_xmodal."]
     if not isinstance(size, int):
         return _rectangle_problems(name, kind, arch, size, made)
     patch = made.get("patch_size") or default_patch(arch)

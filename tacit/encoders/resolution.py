@@ -14,7 +14,7 @@ from tacit.encoders.encoder import Encoder
 from tacit.encoders.geometry import geometry_problems
 from tacit.encoders.initialise import fitted
 from tacit.errors import BadSettings, UsageError
-from tacit.views import SoundInputs
+from tacit.views import Inputs
 
 
 def at_size(encoder: Encoder, size: int | None = None, window: int | None = None) -> Encoder:
@@ -33,8 +33,8 @@ def at_size(encoder: Encoder, size: int | None = None, window: int | None = None
     Raises:
         BadSettings: windows do not fill that size, with some that would. UsageError: not an encoder built by timm.
     """
-    if isinstance(encoder.inputs, SoundInputs):
-        raise UsageError(f"{encoder.name} looks at sounds, and is not made anew for another size.")
+    if not isinstance(encoder.inputs, Inputs):
+        raise UsageError(f"{encoder.name} looks at no images, and is not made anew for another size.")
     size = encoder.inputs.size if size is None else size
     made = dict(encoder.kwargs)
     if window is not None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tacit.encoders import depth_of
 from tacit.engine.lars import Lars
 from tacit.engine.recipe import Recipe
-from tacit.engine.schedules import cosine, warmup_cosine, warmup_steps
+from tacit.engine.schedules import cosine, linear, warmup_cosine, warmup_steps
 
 POSITIONS = (
     "relative_position_bias_table",
@@ -92,6 +92,8 @@ def learning_rate(recipe: Recipe, step: int, steps: int, steps_per_epoch: int) -
             step, warmup=warmup, base=recipe.lr * scale, start=recipe.lr_warmup * ends,
             drops=[share * steps for share in recipe.lr_drops],
         )  # fmt: skip
+    if recipe.lr_cosine == "line" and step >= warmup:
+        return linear(step - warmup, recipe.lr * scale, recipe.lr_end * ends, max(steps - warmup, 1))
     if recipe.lr_cosine == "by_epoch" and step >= recipe.warmup_epochs * steps_per_epoch:
         step = step // steps_per_epoch * steps_per_epoch
     return warmup_cosine(

@@ -39,8 +39,8 @@ class Recipe:
     lr_cosine: str = setting(
         "after_warmup",
         "where the cosine counts from; by_epoch: from zero, one rate for a whole epoch; quarter: after the warm-up, a "
-        "quarter of a period; steps: none, see lr_drops",
-        choices=("after_warmup", "from_zero", "by_epoch", "quarter", "steps"),
+        "quarter of a period; steps: none, see lr_drops; line: none, straight down after the warm-up",
+        choices=("after_warmup", "from_zero", "by_epoch", "quarter", "steps", "line"),
     )
     lr_drops: tuple[float, ...] = setting(
         (), "shares of the run from which the rate is a tenth, where lr_cosine is steps", low=0, high=1

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from tacit.data.plain_pickle import read_plain
 from tacit.errors import DataError, Unknown, UsageError
-from tacit.evaluation.plain_pickle import read_plain
 from tacit.evaluation.retrieval import Scores, trapezoid_ap
 
 # Which lists of the ground truth count as positives, and which are taken out of the ranking before it is scored.

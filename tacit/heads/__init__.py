@@ -8,6 +8,7 @@ from tacit.heads.pixels import pixel_head
 from tacit.heads.projection import PROJECTIONS, projection
 from tacit.heads.prototypes import PrototypeHead, PrototypeHeads, Prototypes
 from tacit.heads.regressor import CrossAttention, LatentDecoder, LatentRegressor, hold_key_biases, latent_projection
+from tacit.heads.sequences import ResidualClassifier, position_head
 
 __all__ = [
     "HEADS",
@@ -23,6 +24,7 @@ __all__ = [
     "PrototypeHead",
     "PrototypeHeads",
     "Prototypes",
+    "ResidualClassifier",
     "TokenDecoder",
     "common_space",
     "convolution",
@@ -32,5 +34,6 @@ __all__ = [
     "mlp",
     "padded",
     "pixel_head",
+    "position_head",
     "projection",
 ]

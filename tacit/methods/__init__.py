@@ -35,6 +35,7 @@ METHODS = {
     "atst_clip": "tacit.methods.audio.atst_clip:ATSTClip",
     "atst_frame": "tacit.methods.audio.atst_frame:ATSTFrame",
     "vatt": "tacit.methods.multimodal.vatt:VATT",
+    "emotion_xmodal": "tacit.methods.multimodal.emotion_xmodal:EmotionXModal",
     "lowshot_mim_cluster": "tacit.methods.image.lowshot_mim_cluster:LowShotMIMCluster",
 }
 

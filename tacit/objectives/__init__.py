@@ -11,6 +11,7 @@ from tacit.objectives.distillation import (
     soft_cross_entropy,
 )
 from tacit.objectives.homologous import homologous_contrast, homologous_share
+from tacit.objectives.masked import feature_loss, token_loss
 from tacit.objectives.order import ORDERS, arranged, order_accuracies, order_loss, preferred
 from tacit.objectives.reconstruction import (
     denormalise_patches,
@@ -58,6 +59,7 @@ __all__ = [
     "denormalise_patches",
     "divergence_from_uniform",
     "falling_shares",
+    "feature_loss",
     "homologous_contrast",
     "homologous_share",
     "info_nce",
@@ -89,6 +91,7 @@ __all__ = [
     "soft_cross_entropy",
     "supcon",
     "to_pixels",
+    "token_loss",
     "triplet_margin",
     "uncertain",
     "unpatchify",

@@ -32,8 +32,10 @@ from tacit.views.pair import SIT_PAIRS, sit_pair, unlike_pair
 from tacit.views.pieces import Grid, Lengths, Piece, Pieces
 from tacit.views.random import rng
 from tacit.views.rendering import Rendering, rendered_twice
+from tacit.views.sequences import SequenceInputs
 from tacit.views.showing import shown
 from tacit.views.sound import AUDIOSET_MEAN, AUDIOSET_STD, SoundInputs, kaldi_inputs, mel_db_inputs
+from tacit.views.talking import Talk
 from tacit.views.turns import Tilted, Turned
 from tacit.views.wave import WaveClip, WaveInputs, sound_lengths
 from tacit.views.words import SentenceBag, TextInputs, texts_of, vocabulary
@@ -65,8 +67,10 @@ __all__ = [
     "Rendering",
     "Sampler",
     "SentenceBag",
+    "SequenceInputs",
     "SoundInputs",
     "Spoiled",
+    "Talk",
     "TextInputs",
     "Tilted",
     "Turned",

@@ -149,6 +149,13 @@ def check_fields(source: Source, wanted: set[str]) -> None:
             f"{title} holds {WORDS[source.fields[0]][1]}, and the method learns from films. Give a folder or a table "
             "of films: --data clips:PATH (docs/data.md says in what form)."
         )
+    if "sequences" in missing or (missing and "sequences" in source.fields):
+        wants = ["sequences" if "sequences" in missing else "audio" if "audio" in missing else "image"]
+        raise DataError(
+            f"{title} holds {WORDS[source.fields[0]][1]}, and the method learns from {WORDS[wants[0]][1]}. Give "
+            f"{'--data sequences:PATH (docs/data.md says in what form)' if missing == ['sequences'] else 'such data'}, "
+            "or take another method; tacit methods lists them."
+        )
     if "audio" in missing:
         raise DataError(
             f"{title} holds images, and the method learns from sounds. Give sounds (docs/audio.md says in what form), "

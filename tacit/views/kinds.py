@@ -1,4 +1,4 @@
-"""Inputs of every kind: of pictures, sounds, films and sentences."""
+"""Inputs of every kind: of pictures, sounds, films, sentences and feature sequences."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 from tacit.errors import UsageError
 from tacit.views.film import FilmInputs
 from tacit.views.inputs import Inputs
+from tacit.views.sequences import SequenceInputs
 from tacit.views.sound import SoundInputs
 from tacit.views.wave import WaveInputs
 from tacit.views.words import TextInputs
 
-AnyInputs = Inputs | SoundInputs | WaveInputs | FilmInputs | TextInputs
-KINDS = {"sound": SoundInputs, "wave": WaveInputs, "film": FilmInputs, "text": TextInputs}
-FIELDS = {SoundInputs: "audio", WaveInputs: "audio", FilmInputs: "video", TextInputs: "text"}
+AnyInputs = Inputs | SoundInputs | WaveInputs | FilmInputs | TextInputs | SequenceInputs
+KINDS = {"sound": SoundInputs, "wave": WaveInputs, "film": FilmInputs, "text": TextInputs, "sequences": SequenceInputs}
+FIELDS = {SoundInputs: "audio", WaveInputs: "audio", FilmInputs: "video", TextInputs: "text", SequenceInputs: "sequences"}
 
 
 def inputs_from_dict(values: dict[str, Any]) -> AnyInputs:
@@ -31,5 +32,5 @@ def inputs_from_dict(values: dict[str, Any]) -> AnyInputs:
 
 
 def field_of(inputs: AnyInputs) -> str:
-    """What of a record these inputs are made of: "image", "audio", "video" or "text"."""
+    """What of a record these inputs are made of: "image", "audio", "video", "text" or "sequences"."""
     return next((field for kind, field in FIELDS.items() if isinstance(inputs, kind)), "image")

@@ -15,6 +15,7 @@ from tacit import encoders
 from tacit.data import Cut
 from tacit.data.film import FilmCut
 from tacit.data.recording import Recording, Segment
+from tacit.data.sequences import clip as talk
 from tacit.data.transcript import Sentence, Transcript
 from tacit.encoders import Encoder
 from tacit.engine import ClipRecipe, DINORecipe, Method, Progress, Recipe, SoundRecipe
@@ -23,6 +24,7 @@ from tacit.engine.clustering import Clustering
 from tacit.engine.distilling import Distilling
 from tacit.engine.levelling import LevelledRecipe
 from tacit.engine.recipe import problems as recipe_problems
+from tacit.engine.talking import SequenceRecipe
 from tacit.errors import Unknown
 from tacit.evaluation import classifier
 from tacit.methods import METHODS, find
@@ -71,8 +73,8 @@ def batch(method: Method, seed: int = 0) -> list[dict[str, torch.Tensor]]:
     g = torch.Generator().manual_seed(seed)
     samples = []
     for i in range(BATCH):
-        if method.modality == "audio":
-            samples.append(heard(pipelines, seed, i))
+        if method.modality in ("audio", "sequences"):
+            samples.append({"audio": heard, "sequences": talked}[method.modality](pipelines, seed, i))
             continue
         if method.modality == "video+audio+text":
             samples.append(clip(pipelines, seed, i))
@@ -125,6 +127,16 @@ def clip(pipelines, seed: int, index: int) -> dict:
         crops.append(crop)
         params.append(drawn)
     return {"crops": crops, "params": params, "index": index, "label": -1, "bad": []}
+def talked(pipelines, seed: int, index: int) -> dict:
+    """The same of feature sequences: three words, and audio and vision that say them again."""
+    generator = np.random.default_rng([seed, index])
+    words = generator.integers(1, 9, 3)
+    audio = np.repeat(np.eye(5)[words % 5], 5, 0) + generator.normal(0, 0.1, (15, 5))
+    vision = np.repeat(np.eye(3)[words % 3], 2, 0) + generator.normal(0, 0.1, (6, 3))
+    one = talk({"text": (words, None), "audio": (audio, None), "vision": (vision, None)})
+    params = [view.draw(rng(seed, 0, index, number), *one.extent) for number, view in enumerate(pipelines)]
+    cuts = [view.cut(p) for view, p in zip(pipelines, params, strict=True)]
+    return {"crops": one.crops(cuts), "params": params, "index": index, "label": -1, "bad": []}
 
 
 def steps(method: Method, count: int) -> list[float]:
@@ -151,7 +163,9 @@ def test_it_says_what_it_is(cls):
     assert {"paper", "small"} <= set(cls.presets)
     assert issubclass(cls.Settings, Recipe)
     # What all share, or a family of methods does.
-    families = (ClipRecipe, DINORecipe, SoundRecipe, LevelledRecipe, Bootstrapping, Distilling, Clustering)
+    families = (
+        ClipRecipe, DINORecipe, SequenceRecipe, SoundRecipe, LevelledRecipe, Bootstrapping, Distilling, Clustering,
+    )  # fmt: skip
     assert cls.Settings.__mro__[1] in (Recipe, *families)
     assert dataclasses.is_dataclass(cls.Settings)
     assert cls.Settings.__dataclass_params__.frozen
@@ -215,7 +229,7 @@ def test_its_state_goes_on_where_it_stopped(cls):
 
 
 def test_other_channels_than_three(cls):
-    if cls.modality == "audio":  # mixed down to one, whatever the file has
+    if cls.modality in ("audio", "sequences"):  # mixed down to one, whatever the file has; one row
         assert cls(settings_of(cls)).encoder.inputs.channels == 1
         assert "channels = 2: must be" in problems(settings_of(cls, channels=2))[0]
         return

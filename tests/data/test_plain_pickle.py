@@ -5,8 +5,8 @@ import pickletools
 import numpy as np
 import pytest
 
+from tacit.data.plain_pickle import read_plain
 from tacit.errors import DataError
-from tacit.evaluation.plain_pickle import read_plain
 
 VALUES = {
     "plain": [1, 2.5, "ä", None, True, (1, 2)],
