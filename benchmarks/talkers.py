@@ -16,11 +16,22 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from log import note  # beside this file
 
-STATES, WORDS, SYNONYMS = 8, 14, 4  # most words a clip, words of a state
+import tacit
+from tacit import methods
+from tacit.data import open_source
+from tacit.evaluation.evaluate import difference
+from tacit.settings import from_dict
+from tacit.views import Views, collate, finish
+from tacit.views.talking import MASK
+
+STATES, WORDS, SYNONYMS = 8, 10, 4  # most words a clip, words of a state
 EMOTIONS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
 SETS = ((0, 1), (2, 3), (4, 5), (6, 7), (1, 4), (3, 6))  # states that each label is about
 ENOUGH = (0.3, 0.3, 0.35, 0.4, 0.3, 0.45)  # share of the time they take
@@ -31,11 +42,14 @@ def world() -> dict[str, np.ndarray]:
     """What all clips have in common."""
     rng = np.random.default_rng(7)
     moves = rng.dirichlet(np.full(STATES, 0.4), STATES) * 0.6 + 0.4 * np.eye(STATES)
-    return {"moves": moves, "audio": rng.normal(0, 1, (STATES, AUDIO[1])), "vision": rng.normal(0, 1, (STATES, VISION[1]))}
+    vectors = {name: rng.normal(0, 1, (STATES, dims)) for name, (_, dims) in (("audio", AUDIO), ("vision", VISION))}
+    return {"moves": moves, **vectors}
 
 
-def clip_of(rng: np.random.Generator, common: dict[str, np.ndarray], person: dict[str, np.ndarray], noise: float):
-    """One clip: {"text" [T], "audio" [8 T, 20], "vision" [4 T, 12], times}, its labels [6] and its states [T]."""
+def clip_of(
+    rng: np.random.Generator, common: dict[str, np.ndarray], person: dict[str, np.ndarray], noise: float
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """One clip: {"text" [T], "audio" [8 T, 20], "vision" [4 T, 12], times}, and its labels [6]."""
     length = int(rng.integers(WORDS - 5, WORDS + 1))
     states = [int(rng.integers(STATES))]
     for _ in range(length - 1):
@@ -43,14 +57,14 @@ def clip_of(rng: np.random.Generator, common: dict[str, np.ndarray], person: dic
     states = np.array(states)
     said = np.where(rng.random(length) < 0.3, rng.integers(STATES, size=length), states)
     found = {"text": np.array([f"w{s}{rng.integers(SYNONYMS)}" for s in said]), "text_times": spans(length, 1)}
-    for name, (rate, dims) in (("audio", AUDIO), ("vision", VISION)):
+    for name, (rate, _) in (("audio", AUDIO), ("vision", VISION)):
         clean = common[name][states.repeat(rate)] * person[f"{name}_gain"] + person[f"{name}_bias"]
         blur = np.ones(rate // 2) / (rate // 2)
-        clean = np.apply_along_axis(lambda x: np.convolve(x, blur, "same"), 0, clean)  # noqa: B023
+        clean = np.stack([np.convolve(x, blur, "same") for x in clean.T], 1)
         found[name] = (clean + rng.normal(0, noise, clean.shape)).astype(np.float32)
         found[f"{name}_times"] = spans(length * rate, rate)
     share = np.bincount(states, minlength=STATES) / length
-    return found, np.array([share[list(pair)].sum() > enough for pair, enough in zip(SETS, ENOUGH, strict=True)]), states
+    return found, np.array([share[list(pair)].sum() > enough for pair, enough in zip(SETS, ENOUGH, strict=True)])
 
 
 def spans(count: int, rate: int) -> np.ndarray:
@@ -59,22 +73,125 @@ def spans(count: int, rate: int) -> np.ndarray:
     return np.stack([edges[:-1], edges[1:]], 1)
 
 
-def write(folder: Path, people: int, clips: int, seed: int, *, noise: float, parts: dict[str, int] | None = None) -> Path:
-    """`people` x `clips` .npz files and labels.csv; the first people are of the first of `parts`, and so on."""
+def write(folder: Path, people: dict[str, int], clips: int, seed: int, *, noise: float) -> Path:
+    """So many people of each part, of each so many clips, as .npz files and labels.csv."""
     if (folder / "labels.csv").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     common, rows = world(), []
-    of = [part for part, count in (parts or {"train": people}).items() for _ in range(count)]
-    for p in range(people):
+    for p, part in enumerate(part for part, count in people.items() for _ in range(count)):
         rng = np.random.default_rng([seed, p])
         person = {}
         for name, (_, dims) in (("audio", AUDIO), ("vision", VISION)):
             person |= {f"{name}_gain": rng.uniform(0.6, 1.4, dims), f"{name}_bias": rng.normal(0, 0.8, dims)}
         for c in range(clips):
-            found, labels, _ = clip_of(rng, common, person, noise)
+            found, labels = clip_of(rng, common, person, noise)
             np.savez(folder / f"p{p:04d}[{c}].npz", **found)
-            rows.append([f"p{p:04d}[{c}]", f"p{p:04d}", of[p], *labels.astype(int)])
+            rows.append([f"p{p:04d}[{c}]", f"p{p:04d}", part, *labels.astype(int)])
     with open(folder / "labels.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("id", "video", "split", *EMOTIONS), *rows])
     return folder
+
+
+def word_accuracy(run: tacit.Run, data: str, hear: bool, *, records: int = 1000) -> float:
+    """How often a word that the mask vector hides is told; without audio and vision if not `hear`."""
+    cls = methods.find(run.settings["method"])
+    settings = replace(from_dict(cls.Settings, run.settings["settings"]), modality_drop=0.0)
+    method = cls(settings)
+    state = torch.load(run.path / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+    method.load_state_dict({k.removeprefix("method."): v for k, v in state.items()})
+    method.eval()
+    source, (pipeline,) = open_source(data), method.views()
+    views = Views(source, [pipeline], 12345)
+    right = asked = 0
+    with torch.no_grad():
+        for start in range(0, min(records, len(source)), 100):
+            batch = collate([views[(0, i)] for i in range(start, min(start + 100, len(source)))])
+            (view,) = finish(batch, [pipeline])
+            if not hear:
+                view["image"] = method.encoder.inputs.without(view["image"], ("audio", "vision"))
+            x, masked = method.corrupted(view)
+            states, _ = method.encoder.trunk.sequences(x, masked)
+            chosen = (view["hidden"] == MASK)[:, : settings.lengths[0]]
+            truth = method.encoder.inputs.parts(view["image"])["text"][chosen][:, 0].long()
+            right += int((method.predict("text", states["text"][chosen]).argmax(-1) == truth).sum())
+            asked += len(truth)
+    return right / asked
+
+
+def one_seed(options: argparse.Namespace, seed: int) -> dict[tuple[str, str], float]:
+    """Scores by (of, protocol), and of masked words."""
+    at = options.out / f"{seed}"
+    heard = write(at / "unlabelled", {"train": options.people}, 8, 1000 + seed, noise=options.noise)
+    labelled = write(at / "labelled", {"train": 250, "test": 250}, 4, 2000 + seed, noise=options.noise)
+    how = {"preset": "small", "seed": seed, "workers": 0, "precision": "32", "resume": True, "quiet": True}
+    changes = ["check_every=0", *options.set]
+    run = tacit.pretrain("emotion_xmodal", f"sequences:{heard}", at / "run", set=changes, **how)
+    text = tacit.pretrain("emotion_xmodal", f"sequences:{heard}:audio=no,vision=no", at / "text", set=changes, **how)
+    scores = {
+        ("words", "all"): word_accuracy(run, f"sequences:{labelled}:part=test", True),
+        ("words", "deaf"): word_accuracy(run, f"sequences:{labelled}:part=test", False),
+        ("words", "text"): word_accuracy(text, f"sequences:{labelled}:part=test", True),
+    }
+    result = tacit.evaluate(
+        run, f"sequences:{labelled}", protocol=f"emotion:{options.emotion}:seeds=1,multi_label", seed=seed, workers=0
+    )
+    for row in result["results"]:
+        if row["metric"] in ("weighted_accuracy", "map"):
+            scores[row["of"], row["protocol"]] = row["value"]
+    chosen = [
+        (r["of"], r["protocol"], r["settings"]["lr"], r["settings"]["best_epoch"])
+        for r in result["results"] if r["metric"] == "weighted_f1" and "lr" in r["settings"]
+    ]  # fmt: skip
+    print(f"seed {seed}: " + ", ".join(f"{of} {p} {100 * v:.1f}" for (of, p), v in scores.items()), file=sys.stderr)
+    print(f"seed {seed}, rates and epochs: {chosen}", file=sys.stderr, flush=True)
+    return scores
+
+
+def told(seeds: list[dict[tuple[str, str], float]]) -> str:
+    """The line of the log."""
+
+    def mean(*key: str) -> float:
+        return 100 * float(np.mean([s[key] for s in seeds]))
+
+    def over(a: tuple[str, str], b: tuple[str, str]) -> str:
+        d, low, high = difference(*(100 * np.array([s[k] for s in seeds]) for k in (a, b)))
+        return f"{d:+.1f} ({low:+.1f} to {high:+.1f})"
+
+    parts = []
+    for _, share in (key for key in seeds[0] if key[0] == "raw-input" and key[1].startswith("emotion")):
+        parts.append(
+            f"{share} weighted accuracy {mean('run', share):.1f}, {over(('run', share), ('random-init', share))} over "
+            f"scratch, {over(('run', share), ('raw-input', share))} over a logistic regression of means and deviations"
+        )
+    curve = [p for of, p in seeds[0] if of == "run" and ("without=" in p or "only=" in p)]
+    said = [f"{p.rpartition(':')[2]} {mean('run', p):.1f} (scratch {mean('random-init', p):.1f})" for p in curve]
+    parts.append(f"a modality missing at the test, by the last of these models: {', '.join(said)}")
+    parts.append(
+        f"frozen, linear on all labels, mAP {mean('run', 'multi_label'):.1f}, "
+        f"{over(('run', 'multi_label'), ('random-init', 'multi_label'))} over random init"
+    )
+    parts.append(
+        f"hidden words told {mean('words', 'all'):.1f} % of the time, {over(('words', 'all'), ('words', 'deaf'))} over "
+        f"the same without audio and vision, {over(('words', 'all'), ('words', 'text'))} over one that learned from "
+        "text alone"
+    )
+    return "; ".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--people", type=int, default=1000, help="unlabelled people, of 8 clips each")
+    parser.add_argument("--noise", type=float, default=1.5, help="deviation of audio's and vision's noise")
+    parser.add_argument("--emotion", default="percent=5/20:epochs=20:lr=1e-3:scratch_lr=3e-4/1e-3/3e-3")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--set", action="append", default=["epochs=8"], metavar="FIELD=VALUE")
+    parser.add_argument("--out", type=Path, default=Path("runs/talkers"))
+    parser.add_argument("--no-log", action="store_true")
+    options = parser.parse_args()
+    seeds = [one_seed(options, seed) for seed in options.seeds]
+    note(f"talkers, emotion_xmodal `small`, {len(seeds)} seeds: {told(seeds)}", keep=not options.no_log)
+
+
+if __name__ == "__main__":
+    main()

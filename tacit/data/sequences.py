@@ -31,7 +31,7 @@ OF_VIDEO = re.compile(r"^(.+?)(?:\[\d+\]|\$_\$.*)$")  # VIDEO[3] and VIDEO$_$3 a
 @dataclass(frozen=True)
 class Options:
     """part: train (by default where the data has parts), valid, test or all. target: emotions or sentiment, what the
-    labels are. text, audio, vision: which file of several (.csd) is read; no for none."""
+    labels are. text, audio, vision: no leaves it out; of .csd files the name of one chooses it among several."""
 
     part: str | None = None
     target: str = "emotions"
@@ -210,6 +210,7 @@ class Sequences:
     reader: Any
     names: np.ndarray
     rows: np.ndarray
+    without: tuple[str, ...] = ()
 
     fields = ("sequences",)
 
@@ -221,7 +222,8 @@ class Sequences:
 
     def read(self, index: int) -> Clip:
         try:
-            return clip(self.reader.read(int(self.rows[index])))
+            raw = self.reader.read(int(self.rows[index]))
+            return clip({name: one for name, one in raw.items() if name not in self.without})
         except OSError as error:
             raise BadRecord.of(error) from error
 
@@ -305,7 +307,8 @@ def open_sequences(path: Path, options: Options) -> Opened:
     digest.update(repr((options, None if targets is None else targets.names)).encode())
     if targets is not None:
         digest.update(np.ascontiguousarray(targets.values))
-    store = Sequences(found.reader, np.array(found.names), rows)
+    without = tuple(name for name in MODALITIES if getattr(options, name) == "no")
+    store = Sequences(found.reader, np.array(found.names), rows, without)
     return Opened(store, targets, groups[rows], notes, found.skipped, digest.hexdigest())
 
 

@@ -37,9 +37,9 @@ class Block(nn.Module):
     there is something to attend to; there: [B, 1, 1] bool, whether there is anything, or nothing is told.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float):
+    def __init__(self, width: int, heads: int, dropout: float, attention_dropout: float = 0.0):
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout = heads, attention_dropout
         self.norm1 = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -71,11 +71,14 @@ class Stack(nn.Module):
     (MulT's code).
     """
 
-    def __init__(self, width: int, heads: int, depth: int, dropout: float, first_dropout: float, future_mask: bool):
+    def __init__(
+        self, width: int, heads: int, depth: int, *, dropout: float = 0.0, attention_dropout: float = 0.0,
+        first_dropout: float = 0.0, future_mask: bool = False,
+    ):  # fmt: skip
         super().__init__()
         self.future_mask = future_mask
         self.first = nn.Dropout(first_dropout)
-        self.blocks = nn.ModuleList([Block(width, heads, dropout) for _ in range(depth)])
+        self.blocks = nn.ModuleList([Block(width, heads, dropout, attention_dropout) for _ in range(depth)])
         self.norm = nn.LayerNorm(width)
 
     def forward(
@@ -111,7 +114,8 @@ class CrossModal(nn.Module):
         lengths, dims, vocabulary: as of `SequenceInputs`; modalities of dimension 0 have no part here.
         width, heads, cross_depth, depth: of the stacks; `depth` blocks of self-attention follow `cross_depth`.
         single_stream: in their place one stack of `depth` blocks over all positions of all modalities (BERT).
-        dropout: of blocks and of what enters them; text_dropout: of what enters as text.
+        dropout: of blocks and of what enters them; attention_dropout: of attention's weights, which on a CPU takes as
+            long as all else; text_dropout: of what enters as text.
         future_mask: see `Stack`; the single stream has none.
     """
 
@@ -121,8 +125,8 @@ class CrossModal(nn.Module):
     def __init__(
         self, in_chans: int = 1, num_classes: int = 0, lengths: Sequence[int] = (8, 16, 16),
         dims: Sequence[int] = (4, 4, 4), vocabulary: int = 0, width: int = 32, heads: int = 4, cross_depth: int = 2,
-        depth: int = 1, single_stream: bool = False, dropout: float = 0.1, text_dropout: float | None = None,
-        future_mask: bool = False,
+        depth: int = 1, single_stream: bool = False, dropout: float = 0.1, attention_dropout: float = 0.0,
+        text_dropout: float | None = None, future_mask: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.lengths, self.dims, self.vocabulary = tuple(lengths), tuple(dims), vocabulary
@@ -142,7 +146,10 @@ class CrossModal(nn.Module):
         self.modality_bias = nn.ParameterDict({name: nn.Parameter(torch.zeros(width)) for name in names})
 
         def stack(wide: int, blocks: int, first: float = dropout) -> Stack:
-            return Stack(wide, heads, blocks, dropout, first, future_mask)
+            return Stack(
+                wide, heads, blocks, dropout=dropout, attention_dropout=attention_dropout, first_dropout=first,
+                future_mask=future_mask,
+            )  # fmt: skip
 
         of_text = dropout if text_dropout is None else text_dropout
         if single_stream:

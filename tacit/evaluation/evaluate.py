@@ -83,7 +83,7 @@ def evaluate(
     skipped: dict[str, str] = {}
     choose = list(protocols) == ["all"]
     if choose:
-        protocols, skipped = everything(kind, len(train.classes or ()), sounds=field_of(encoder.inputs) == "audio")
+        protocols, skipped = everything(kind, len(train.classes or ()), sounds=field_of(encoder.inputs) != "image")
     asked = [parse(spec) for spec in protocols]
     for one in asked:
         if one.name in SCENES:

@@ -17,7 +17,7 @@ from tacit.encoders import Encoder
 from tacit.errors import DataError
 from tacit.evaluation import cache as kept
 from tacit.evaluation import choices
-from tacit.views import FilmInputs, Plain, SoundInputs, TextInputs, WaveInputs
+from tacit.views import FilmInputs, Plain, SequenceInputs, SoundInputs, TextInputs, WaveInputs
 from tacit.views.kinds import AnyInputs
 
 RAW_SIDE = 32  # raw pixels of larger inputs are averaged down to this side
@@ -119,7 +119,7 @@ def raw(
     """The prepared pixels themselves, flattened; averaged down to 32 x 32 where they are larger.
 
     Of sounds the mean and the standard deviation over time of every log-mel band: [N, 2 mels]; of films those of every
-    pixel, of sentences how often each word comes.
+    pixel, of sentences how often each word comes, of feature sequences `SequenceInputs.summary`.
     """
     inputs = inputs.log_mel if isinstance(inputs, WaveInputs) else inputs
     vectors = plain(inputs)
@@ -148,6 +148,8 @@ def plain(inputs: AnyInputs) -> Callable[[Tensor], Tensor]:
         return lambda x: of_pictures(torch.cat([x.mean(2), x.std(2, correction=0)], 1))
     if isinstance(inputs, TextInputs):
         return of_words
+    if isinstance(inputs, SequenceInputs):
+        return inputs.summary
     return of_spectrograms if isinstance(inputs, SoundInputs) else of_pictures
 
 

@@ -15,6 +15,7 @@ from tacit.evaluation import across, few_labels, options, other_labels, scenes, 
 from tacit.evaluation.fine_tune import RECIPES
 from tacit.evaluation.linear_sgd import PRESETS, usable
 from tacit.evaluation.options import Asked
+from tacit.evaluation.talkers import THRESHOLDS, run_emotion
 from tacit.evaluation.task import Score
 from tacit.evaluation.verification import run_verification
 from tacit.precision import CHOICES
@@ -65,6 +66,10 @@ PROTOCOLS = {
     "verification": Protocol(run_verification, ANY, slow="it asks of all pairs of test records"),
     "ridge": Protocol(other_labels.run_ridge, frozenset(["numbers"])),
     "multi_label": Protocol(other_labels.run_multi_label, frozenset(["multi"])),
+    "emotion": Protocol(
+        run_emotion, frozenset(["multi", "numbers"]), slow="it trains the whole encoder",
+        known={"threshold": THRESHOLDS},
+    ),
     "label_free": Protocol(other_labels.run_label_free, ANY),
     "correspondence": Protocol(other_labels.run_correspondence, ANY, needs_encoder=True, pictures=True),
 }  # fmt: skip
@@ -113,6 +118,11 @@ def everything(kind: str, classes: int, *, sounds: bool = False) -> tuple[list[s
 
 def check_pictures(name: str, inputs: Inputs | SoundInputs | WaveInputs) -> None:
     """Raises `UsageError` when a protocol of images alone is asked for with an encoder of sounds."""
+    if field_of(inputs) == "sequences" and (name in SCENES or PROTOCOLS[name].pictures):
+        others = [other for other, p in PROTOCOLS.items() if not p.pictures]
+        raise UsageError(
+            f"{name} is for images, and the encoder reads feature sequences. There is: {', '.join(others)}."
+        )
     if field_of(inputs) == "audio" and (name in SCENES or PROTOCOLS[name].pictures):
         others = [other for other, p in PROTOCOLS.items() if not p.pictures]
         trained = " To train it on labels: tacit finetune ENCODER --data table.csv --group speaker --out classifier/"

@@ -56,6 +56,7 @@ class Settings(SequenceRecipe):
                           choices=("crossed", "single"))  # fmt: skip
     future_mask: bool = setting(False, "positions attend to no later ones, as in MulT's commands")
     dropout: float = setting(0.1, "of the encoder's blocks and inputs", low=0, high=0.9)
+    attention_dropout: float = setting(0.1, "of attention's weights", low=0, high=0.9)
     text_dropout: float = setting(0.1, "of what enters as text; MulT's .25", low=0, high=0.9)
 
     @property
@@ -74,10 +75,11 @@ class EmotionXModal(Method):
     Settings = Settings
     presets = {
         "paper": Settings(),
-        # For some thousand short clips on one CPU: the narrowest encoder, batches of a quarter, a rate for its width.
+        # For some thousand short clips on one CPU: the narrowest encoder, batches of a quarter, a rate for its width,
+        # and no dropout of attention's weights, which would take as long as all else.
         "small": Settings(
             encoder="emotion_xmodal_mini", epochs=20, epoch_steps=None, warmup_epochs=1, batch_size=64, lr=2e-3,
-            lr_batch=64,
+            lr_batch=64, attention_dropout=0.0,
         ),
     }  # fmt: skip
     tiny = {
@@ -97,7 +99,7 @@ class EmotionXModal(Method):
         self.s = s
         self.encoder = encoders.build(
             s.encoder, inputs=s.inputs, single_stream=s.stream == "single", future_mask=s.future_mask,
-            dropout=s.dropout, text_dropout=s.text_dropout,
+            dropout=s.dropout, attention_dropout=s.attention_dropout, text_dropout=s.text_dropout,
         )  # fmt: skip
         trunk = self.encoder.trunk
         dims = dict(zip(MODALITIES, s.dims, strict=True))
