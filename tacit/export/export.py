@@ -20,7 +20,7 @@ from tacit.encoders import Encoder
 from tacit.errors import RunFailed, Unknown, UsageError
 from tacit.export import onnx, program, timm, transformers
 from tacit.run import read_json, write_json, write_text
-from tacit.views import Inputs, SoundInputs
+from tacit.views import Inputs, SequenceInputs, SoundInputs
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,11 @@ def export(encoder: Encoder, to: str, out: str | os.PathLike, *, check: bool = T
     out = Path(out)
     if other := _in_the_way(out):
         raise UsageError(f"--out {out}: {other}. Choose a new folder.")
+    if isinstance(encoder.inputs, SequenceInputs):
+        raise UsageError(
+            f"{encoder.name} reads feature sequences, which no other tool packs alike, and is not exported. Load its run "
+            "folder with tacit.encoders.load."
+        )
     if isinstance(encoder.inputs, SoundInputs) and to not in ("torch", "onnx"):
         raise UsageError(
             f"{to} has no words for how sounds become the inputs of {encoder.name}. Export it to torch or onnx, as a "

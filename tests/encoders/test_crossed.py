@@ -56,7 +56,9 @@ def test_a_stack_computes_what_the_transformer_of_mult_does(future, other, cross
             p.copy_(value + 1 if "norm" in name and name.endswith("weight") else value)
 
     def wave(length: int, phase: float) -> torch.Tensor:
-        return torch.cos(torch.arange(2 * length * 30, dtype=torch.float64) * 0.31 + phase).reshape(2, length, 30).float()
+        return (
+            torch.cos(torch.arange(2 * length * 30, dtype=torch.float64) * 0.31 + phase).reshape(2, length, 30).float()
+        )
 
     x, memory = wave(4, 0.0), wave(other, 1.0)
     valid, there = torch.ones(2, 4, dtype=torch.bool), torch.ones(2, other, dtype=torch.bool)

@@ -31,7 +31,9 @@ def test_only_chosen_positions_count():
 def test_without_a_chosen_position_the_loss_is_0_with_gradients():
     none = torch.zeros(2, 3, dtype=torch.bool)
     told = torch.randn(2, 3, 4, requires_grad=True)
-    loss = feature_loss(told, torch.full((2, 3, 4), float("nan")), none) + token_loss(told, torch.zeros(2, 3).long(), none)
+    loss = feature_loss(told, torch.full((2, 3, 4), float("nan")), none) + token_loss(
+        told, torch.zeros(2, 3).long(), none
+    )
     loss.backward()
     assert float(loss.detach()) == 0
     assert not told.grad.any()
