@@ -62,8 +62,8 @@ def export(encoder: Encoder, to: str, out: str | os.PathLike, *, check: bool = T
         raise UsageError(f"--out {out}: {other}. Choose a new folder.")
     if isinstance(encoder.inputs, SequenceInputs):
         raise UsageError(
-            f"{encoder.name} reads feature sequences, which no other tool packs alike, and is not exported. Load its run "
-            "folder with tacit.encoders.load."
+            f"{encoder.name} reads feature sequences, which no other tool packs alike, and is not exported. Load its "
+            "run folder with tacit.encoders.load."
         )
     if isinstance(encoder.inputs, SoundInputs) and to not in ("torch", "onnx"):
         raise UsageError(

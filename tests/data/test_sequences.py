@@ -119,9 +119,8 @@ def test_a_research_pickle_is_read_in_its_parts(tmp_path):
     np.testing.assert_allclose(tracks["vision"].values, held["train"]["vision"][0], rtol=1e-6)
     train, test = open_splits(f"sequences:{tmp_path / 'mosei.pkl'}")
     assert (train.groups[0], test.groups[0]) == ("train0", "test0")
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"train": held["train"]}))
     with pytest.raises(UsageError, match="has no part"):
-        research_pickle(tmp_path / "x.pkl")
-        (tmp_path / "x.pkl").write_bytes(pickle.dumps({"train": held["train"]}))
         open_source(f"sequences:{tmp_path / 'x.pkl'}:part=test")
 
 
