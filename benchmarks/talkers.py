@@ -7,8 +7,8 @@ audio is the state's vector, blurred in time, with noise, at eight times that ra
 person with a colouring of their own, of whom there are several clips. Six labels say whether states were there long
 enough. The encoder of emotion_xmodal is pre-trained on clips of other people, without labels, and fine-tuned on 5 and
 20 % of the labels; beside it the same from scratch with as many epochs, its rate swept, as by `tacit evaluate
---protocol emotion`. The line goes to benchmarks/results/LOG.md, intervals over the seeds of fine-tuning, each with labels,
-head and weights from scratch of its own, after one pre-training.
+--protocol emotion`. The line goes to benchmarks/results/LOG.md, intervals over the seeds of fine-tuning, each with
+labels, head and weights from scratch of its own, after one pre-training.
 """
 
 from __future__ import annotations
@@ -158,8 +158,8 @@ def told(words: dict[str, float], rows: list[dict]) -> str:
     for _, protocol in (key for key in found if key[0] == "raw-input" and key[1].startswith("emotion")):
         parts.append(
             f"{protocol} weighted accuracy {value('run', protocol)}, {over('random-init', protocol)} over scratch "
-            f"({value('random-init', protocol)}), {over('raw-input', protocol)} over a logistic regression of means and "
-            "deviations"
+            f"({value('random-init', protocol)}), {over('raw-input', protocol)} over a logistic regression of means "
+            "and deviations"
         )
     curve = [p for of, p in found if of == "run" and ("without=" in p or "only=" in p)]
     said = [f"{p.rpartition(':')[2]} {value('run', p)} (scratch {value('random-init', p)})" for p in curve]
@@ -167,8 +167,8 @@ def told(words: dict[str, float], rows: list[dict]) -> str:
     linear = [f"{of} {value(of, 'multi_label')}" for of in ("run", "random-init", "raw-input")]
     parts.append(f"frozen, linear on all labels, mAP: {', '.join(linear)}")
     parts.append(
-        f"hidden words told {100 * words['all']:.1f} % of the time, without audio and vision {100 * words['deaf']:.1f}, "
-        f"by one that learned from text alone {100 * words['text']:.1f}"
+        f"hidden words told {100 * words['all']:.1f} % of the time, without audio and vision "
+        f"{100 * words['deaf']:.1f}, by one that learned from text alone {100 * words['text']:.1f}"
     )
     return "; ".join(parts)
 

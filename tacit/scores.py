@@ -10,7 +10,7 @@ SHARES = frozenset(
         "top1", "mean_per_class", "accuracy", "map", "average_precision", "sensitivity", "specificity",
         "balanced_accuracy", "miou", "pixel_accuracy", "mean_accuracy", "box_ap", "mask_ap", "jaccard", "jf_mean",
         "j_mean", "f_mean", "segment_f1", "segment_f1_macro", "event_f1", "event_f1_macro",
-        "eer",
+        "eer", "weighted_accuracy", "weighted_f1", "acc2", "acc2_without_0", "acc5", "acc7",
     ]
 )  # fmt: skip
 

@@ -63,6 +63,10 @@ def finetune(
     from tacit.views import field_of
 
     encoder = trainable(what)
+    if field_of(encoder.inputs) == "sequences":
+        raise UsageError(
+            f"{encoder.name} reads feature sequences. It is trained on labels by: tacit evaluate --protocol emotion"
+        )
     if field_of(encoder.inputs) == "audio":
         images = {"--neck": neck or None, "--shots": shots, "--percent": percent, "--names": names}
         if given := [name for name, value in images.items() if value is not None]:

@@ -21,11 +21,12 @@ def encoder_of(what: Any, *, foreign: bool = False):
 
 
 def check_images(encoder: Any, what: str) -> None:
-    """Raises `UsageError` for an encoder of sounds."""
+    """Raises `UsageError` for an encoder of anything else."""
+    from tacit.data.kinds import WORDS
     from tacit.views import field_of
 
-    if field_of(encoder.inputs) == "audio":
-        raise UsageError(f"{what} is for images, and {encoder.name} looks at sounds.")
+    if (field := field_of(encoder.inputs)) != "image":
+        raise UsageError(f"{what} is for images, and {encoder.name} looks at {WORDS[field][1]}.")
 
 
 def projector_of(what: Any):

@@ -15,9 +15,6 @@ from itertools import count
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -283,6 +280,10 @@ def predict(model: Labelled, x: Tensor, device: torch.device | str = "cpu", abse
 def raw_emotions(x: np.ndarray, y: np.ndarray, fit: np.ndarray, held: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Probabilities [M, C] of logistic regressions on features [N, D], positives weighted as in `positive_weights`; the
     strength is best on `held`. An emotion without positives or negatives in `fit` is told by its share."""
+    from sklearn.linear_model import LogisticRegression  # which takes long to import
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     p = np.empty((len(test), y.shape[1]))
     for c in range(y.shape[1]):
         a, b = fit[y[fit, c] >= 0], held[y[held, c] >= 0]

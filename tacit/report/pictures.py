@@ -12,7 +12,7 @@ from PIL import Image
 from tacit.data import Cut, Recording, Source
 from tacit.data.recording import length_at
 from tacit.report.clips import Clip, clip
-from tacit.views import Inputs, SoundInputs, shown
+from tacit.views import Inputs, SequenceInputs, SoundInputs, shown
 
 
 def data_uri(pixels: np.ndarray, *, longest: int | None = None) -> str:
@@ -34,7 +34,9 @@ class Thumbnails:
     Of sounds, for which `inputs` say how, the spectrogram of the middle; of short ones no more than there is.
     """
 
-    def __init__(self, source: Source, numbers: np.ndarray, inputs: Inputs | SoundInputs | None = None):
+    def __init__(
+        self, source: Source, numbers: np.ndarray, inputs: Inputs | SoundInputs | SequenceInputs | None = None
+    ):
         self.source, self.numbers, self.inputs = source, numbers, inputs
 
     @property
@@ -43,6 +45,10 @@ class Thumbnails:
 
     def __call__(self, row: int, side: int) -> str:
         record = self.source[int(self.numbers[row])]
+        if isinstance(self.inputs, SequenceInputs):
+            (packed,) = record["sequences"].crops([self.inputs.packing])
+            pixels = shown(self.inputs.prepare(torch.from_numpy(packed)[None]), self.inputs)[0, 0].numpy()
+            return data_uri(np.asarray(Image.fromarray(pixels).resize((side, side)))[:, :, None])
         if self.of_sounds:
             return data_uri(self._spectrogram(*self._heard(record["audio"]), side))
         picture = record["image"]

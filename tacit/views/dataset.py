@@ -150,11 +150,11 @@ def check_fields(source: Source, wanted: set[str]) -> None:
             "of films: --data clips:PATH (docs/data.md says in what form)."
         )
     if "sequences" in missing or (missing and "sequences" in source.fields):
-        wants = ["sequences" if "sequences" in missing else "audio" if "audio" in missing else "image"]
+        wants = next((field for field in ("sequences", "audio") if field in missing), "image")
+        how = " by --data sequences:PATH (docs/data.md says in what form)" if wants == "sequences" else ""
         raise DataError(
-            f"{title} holds {WORDS[source.fields[0]][1]}, and the method learns from {WORDS[wants[0]][1]}. Give "
-            f"{'--data sequences:PATH (docs/data.md says in what form)' if missing == ['sequences'] else 'such data'}, "
-            "or take another method; tacit methods lists them."
+            f"{title} holds {WORDS[source.fields[0]][1]}, and the method learns from {WORDS[wants][1]}. "
+            f"Give these{how}, or take another method; tacit methods lists them."
         )
     if "audio" in missing:
         raise DataError(
