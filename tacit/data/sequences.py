@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -316,7 +316,7 @@ def both_parts(path: Path, options: Options) -> bool:
     """Whether the data has a part to train on and one to test on, and none is asked for."""
     if options.part is not None or not path.exists():
         return False
-    return {"train", "test"} <= set(open_sequences(path, Options(part="all", target=options.target)).store.reader.parts)
+    return {"train", "test"} <= set(open_sequences(path, replace(options, part="all")).store.reader.parts)
 
 
 def _targets(found: Listing, options: Options, rows: np.ndarray) -> Targets | None:

@@ -30,6 +30,14 @@ def sinusoids(length: int, width: int, device: torch.device | None = None) -> Te
     return F.pad(torch.cat([angles.sin(), angles.cos()], 1), (0, width % 2))
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
+    """PyTorch's fused attention of [B, H, T, D] to [B, H, S, D]; in fp32 on a CPU, where it is slow in bf16."""
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask, dropout).to(q.dtype)
+
+
 class Block(nn.Module):
     """Attention of `x` to `memory` (to itself without one) and an MLP, each after a norm and beside a shortcut.
 
@@ -57,7 +65,7 @@ class Block(nn.Module):
             q = F.linear(y, weight[:width], bias[:width])
             k, v = F.linear(self.norm1(memory), weight[width:], bias[width:]).chunk(2, -1)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        told = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        told = attend(q, k, v, mask, self.dropout if self.training else 0.0)
         x = x + self.drop(self.proj(told.transpose(1, 2).flatten(2)) * there)
         return x + self.drop(self.mlp(self.norm2(x)))
 

@@ -84,6 +84,7 @@ def test_csd_without_labels_and_with_several_of_a_kind(mosei):
     with pytest.raises(UsageError, match=r"several files of audio: CMU_MOSEI_COVAREP.csd, CMU_MOSEI_openSMILE"):
         open_source(f"sequences:{mosei}")
     assert len(open_source(f"sequences:{mosei}:audio=CMU_MOSEI_openSMILE.csd")) == 2
+    assert open_splits(f"sequences:{mosei}:audio=CMU_MOSEI_openSMILE.csd")[1] is None  # no parts
     (mosei / "CMU_MOSEI_openSMILE.csd").write_bytes(b"nothing")
     with pytest.raises(DataError, match="no HDF5 file"):
         open_source(f"sequences:{mosei}:audio=CMU_MOSEI_openSMILE.csd,text=no,vision=no")

@@ -175,6 +175,11 @@ def test_a_run_from_files_to_embeddings(talkers, tmp_path):
         "emotion_xmodal", f"sequences:{talkers}", tmp_path / "run", preset="small", steps=3, batch_size=16, workers=0,
         set=["dropout=0", "least_words=1"], quiet=True,
     )  # fmt: skip
+    again = tacit.pretrain(
+        "emotion_xmodal", f"sequences:{talkers}", tmp_path / "run", preset="small", steps=3, batch_size=16, workers=0,
+        set=["dropout=0", "least_words=1"], quiet=True, resume=True,
+    )  # fmt: skip
+    assert again.summary == run.summary
     settings = run.settings["settings"]
     assert (settings["lengths"], settings["dims"]) == ([2, 6, 4], [1, 3, 2])
     assert settings["words"] == ["day", "bad", "good"] or settings["words"] == ["day", "good", "bad"]
