@@ -317,6 +317,8 @@ def _films_alone(folder: Path) -> bool:
             return False
         seen = seen or bool(endings & FILMS)
     return seen
+
+
 def _open_sequences(text: str, channels: int) -> Source:
     """Clips of talking people, grouped by video; labels are emotions or sentiment, in `targets`."""
     found = sequences.open_sequences(*sequences.Options.parse(text))

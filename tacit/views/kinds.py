@@ -13,8 +13,20 @@ from tacit.views.wave import WaveInputs
 from tacit.views.words import TextInputs
 
 AnyInputs = Inputs | SoundInputs | WaveInputs | FilmInputs | TextInputs | SequenceInputs
-KINDS = {"sound": SoundInputs, "wave": WaveInputs, "film": FilmInputs, "text": TextInputs, "sequences": SequenceInputs}
-FIELDS = {SoundInputs: "audio", WaveInputs: "audio", FilmInputs: "video", TextInputs: "text", SequenceInputs: "sequences"}
+KINDS = {
+    "sound": SoundInputs,
+    "wave": WaveInputs,
+    "film": FilmInputs,
+    "text": TextInputs,
+    "sequences": SequenceInputs,
+}
+FIELDS = {
+    SoundInputs: "audio",
+    WaveInputs: "audio",
+    FilmInputs: "video",
+    TextInputs: "text",
+    SequenceInputs: "sequences",
+}
 
 
 def inputs_from_dict(values: dict[str, Any]) -> AnyInputs:

@@ -127,6 +127,8 @@ def clip(pipelines, seed: int, index: int) -> dict:
         crops.append(crop)
         params.append(drawn)
     return {"crops": crops, "params": params, "index": index, "label": -1, "bad": []}
+
+
 def talked(pipelines, seed: int, index: int) -> dict:
     """The same of feature sequences: three words, and audio and vision that say them again."""
     generator = np.random.default_rng([seed, index])
