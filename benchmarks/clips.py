@@ -71,8 +71,8 @@ def one_seed(options: argparse.Namespace, data: Path, seed: int) -> dict[tuple[s
                 scores |= {(r["of"], name): r["value"], ("chance", name): r["settings"]["chance"]}
     heard = {"audio": run.path} if options.digits else {"video": run.path, "audio": run.path / "encoders" / "audio"}
     for of, folder in heard.items():
-        found = tacit.evaluate(folder, f"clips:{train}", f"clips:{test}", protocol="linear", whole=True, **how)
-        scores |= {(r["of"], f"{of} linear"): r["value"] for r in found["results"]}
+        found = tacit.evaluate(folder, f"clips:{train}", f"clips:{test}", protocol="knn,linear", whole=True, **how)
+        scores |= {(r["of"], f"{of} {r['protocol']}"): r["value"] for r in found["results"]}
     print(f"seed {seed}: " + ", ".join(f"{of} {p} {100 * v:.1f}" for (of, p), v in scores.items()), file=sys.stderr)
     return scores
 
