@@ -107,6 +107,7 @@ def _scenes(what, data, test, asked, columns, *, baselines, seed, workers, cache
     """`_evaluate` for protocols whose data has a layout of its own; what cannot be asked for is said before any is
     read."""
     from tacit.evaluation import scenes
+    from tacit.evaluation.protocols import check_inputs
 
     needs = f"{asked[0].name} needs {scenes.check(asked).needs}"
     if given := [name for name, value in columns.items() if value is not None]:
@@ -114,8 +115,10 @@ def _scenes(what, data, test, asked, columns, *, baselines, seed, workers, cache
     for part in (data, test):
         if part is not None and not isinstance(part, str | os.PathLike):
             raise UsageError(f"{needs}; it takes a path and not a {type(part).__name__}.")
+    encoder = encoder_of(what)
+    check_inputs(asked[0].name, encoder.inputs)
     found = scenes.evaluate(
-        encoder_of(what), Path(data), None if test is None else Path(test), asked, baselines=baselines, seed=seed,
+        encoder, Path(data), None if test is None else Path(test), asked, baselines=baselines, seed=seed,
         workers=workers_of(workers), cache=cache, progress=progress,
     )  # fmt: skip
     return _kept(what, data, test, found)

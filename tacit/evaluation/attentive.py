@@ -15,8 +15,8 @@ from tacit.data import Batches, Source
 from tacit.encoders import Encoder
 from tacit.errors import BadSettings, RunFailed
 from tacit.evaluation.cache import fingerprint
-from tacit.evaluation.fine_tune import logits_of
 from tacit.evaluation.linear_sgd import Preset, rate
+from tacit.evaluation.logits import logits_of
 from tacit.heads import CrossAttention
 from tacit.views import Crop, Views, collate, finish
 

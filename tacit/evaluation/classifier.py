@@ -27,7 +27,8 @@ from tacit.data import Batches, Source, match_classes
 from tacit.encoders import Encoder
 from tacit.errors import DataError, RunFailed, UsageError
 from tacit.evaluation import intervals
-from tacit.evaluation.fine_tune import Classifier, logits_of
+from tacit.evaluation.fine_tune import Classifier
+from tacit.evaluation.logits import logits_of
 from tacit.run import read_json, write_json
 from tacit.views import Crop, Views, collate, finish
 

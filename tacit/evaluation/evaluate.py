@@ -29,13 +29,14 @@ from tacit.evaluation.protocols import (
     ACROSS,
     PROTOCOLS,
     SCENES,
+    check_inputs,
     check_kind,
-    check_pictures,
     everything,
     features_of,
     parse,
 )
 from tacit.evaluation.task import Part, Score, Task, packed, random_twin
+from tacit.evaluation.tuned_kinds import recipe_of
 from tacit.evaluation.windows import windowed, windowed_features
 from tacit.run import atomic, read_json, write_json
 from tacit.views import field_of
@@ -83,7 +84,7 @@ def evaluate(
     skipped: dict[str, str] = {}
     choose = list(protocols) == ["all"]
     if choose:
-        protocols, skipped = everything(kind, len(train.classes or ()), sounds=field_of(encoder.inputs) != "image")
+        protocols, skipped = everything(kind, len(train.classes or ()), encoder.inputs)
     asked = [parse(spec) for spec in protocols]
     for one in asked:
         if one.name in SCENES:
@@ -91,7 +92,9 @@ def evaluate(
         if one.name in ACROSS:
             raise UsageError(f"{one.name} is of a joint space and needs nothing to learn from; ask for it by itself.")
         check_kind(one.name, kind, train.notes)
-        check_pictures(one.name, encoder.inputs)
+        check_inputs(one.name, encoder.inputs)
+        if one.name == "fine_tune":
+            recipe_of(one.options.get("recipe", "small"), encoder.inputs)
         if one.name == "fine_tune" and next(encoder.parameters(), None) is None:
             raise UsageError(
                 f"fine_tune trains an encoder, and {encoder.name} is a finished program. Give the encoder."

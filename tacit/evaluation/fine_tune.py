@@ -5,93 +5,60 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from timm.data import Mixup
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from tacit.data import Source
-from tacit.encoders import Encoder, depth_of, describe, set_drop_path
-from tacit.errors import DataError, RunFailed
+from tacit.encoders import Encoder, depth_of, describe, set_drop_path, set_drop_token
+from tacit.errors import RunFailed
 from tacit.evaluation.augment import Augmented, Repeated
+from tacit.evaluation.recipes import RECIPES, Recipe
 from tacit.evaluation.resume import Checkpoint, key, seed_step
+from tacit.evaluation.tuned_kinds import kind_of
 from tacit.precision import autocast, resolved, unfuse_attention
-from tacit.views import Crop, Plain, Views, collate, erase, finish
+from tacit.views import Views, collate, erase, finish
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """Rates are for 256 records a step and scale with the batch. `layer_decay` 1 gives all blocks the same rate."""
-
-    epochs: int = 100
-    batch_size: int = 1024
-    lr: float = 1.25e-4
-    warmup_epochs: int = 5
-    lr_end: float = 1e-6
-    weight_decay: float = 0.05
-    layer_decay: float = 1.0
-    drop_path: float = 0.1
-    mixup: float = 0.8
-    cutmix: float = 1.0
-    smoothing: float = 0.1
-    augment: tuple[int, int] | str | None = (2, 9)  # RandAugment's operations and magnitude (of 30), or timm's settings
-    erasing: float = 0.0  # chance that a rectangle of a training image is noise
-    repeats: int = 1  # of every record in a batch, each augmented by itself
-    ema: float = 0.0
-    clip: float | None = None
-
-
-RECIPES = {
-    # DeiT's, whole, as MoCo v3 fine-tunes on ImageNet.
-    "deit": Recipe(
-        epochs=150, batch_size=1024, lr=1.25e-4, ema=0.99996, augment="rand-m9-mstd0.5-inc1", erasing=0.25, repeats=3
-    ),
-    # MoCo v3's transfer of ViT-B to small sets: 128 records on each of 8 devices.
-    "transfer": Recipe(
-        epochs=100, batch_size=1024, lr=7.5e-5, warmup_epochs=3, weight_decay=0.1, mixup=0.8, cutmix=1.0, augment=(2, 9)
-    ),
-    # For some thousand small images: weaker mixing, since there are few steps, for which the rates are high, and lower
-    # in the lower blocks.
-    "small": Recipe(
-        epochs=20, batch_size=64, lr=4e-3, warmup_epochs=2, layer_decay=0.75, drop_path=0.05, mixup=0.0, cutmix=0.0,
-        augment=(1, 5),
-    ),
-}  # fmt: skip
+__all__ = ["RECIPES", "Classifier", "Recipe", "fine_tune", "parameter_groups", "rate"]
 
 
 class Classifier(nn.Module):
     """An encoder, what may stand between, and a linear layer that begins at zero.
 
     several: whether its classes are labels of which a record may have any number, each told by its own sigmoid.
+    dropout: share of the features that is dropped before the last layer in training.
     """
 
     several: bool = False
 
-    def __init__(self, encoder: Encoder, classes: int, neck: nn.Module | None = None, width: int | None = None):
+    def __init__(
+        self, encoder: Encoder, classes: int, neck: nn.Module | None = None, width: int | None = None,
+        dropout: float = 0.0,
+    ):  # fmt: skip
         super().__init__()
-        self.encoder, self.neck = encoder, neck or nn.Identity()
+        self.encoder, self.neck, self.dropout = encoder, neck or nn.Identity(), nn.Dropout(dropout)
         self.head = nn.Linear(width or encoder.width, classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.neck(self.encoder(x)))
+        return self.head(self.dropout(self.neck(self.encoder(x))))
 
 
 def parameter_groups(model: Classifier, r: Recipe) -> list[dict]:
-    """AdamW's groups: layer-wise rates (`scale`), no decay for vectors, position tables and class tokens."""
+    """The optimiser's groups: layer-wise rates (`scale`), no decay for vectors, position tables and class tokens."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
         scale = 1.0
         if name.startswith("encoder.trunk."):
             depth, layers = depth_of(name.removeprefix("encoder.trunk."), model.encoder)
             scale = r.layer_decay ** (layers - depth)
-        positions = ("pos_embed", "cls_token", "relative_position_bias_table", "logit_scale")
+        positions = ("pos_embed", "cls_token", "agg_token", "relative_position_bias_table", "logit_scale")
         plain = p.ndim < 2 or name.endswith(positions) or ".cpb_mlp." in name
         groups.setdefault((scale, 0.0 if plain else r.weight_decay), []).append(p)
     return [{"params": ps, "weight_decay": decay, "scale": scale} for (scale, decay), ps in groups.items()]
@@ -99,7 +66,7 @@ def parameter_groups(model: Classifier, r: Recipe) -> list[dict]:
 
 def rate(step: int, steps: int, per_epoch: int, r: Recipe) -> float:
     """Linear warm-up from 0, then a cosine to `lr_end`."""
-    peak, warmup = r.lr * r.batch_size / 256, r.warmup_epochs * per_epoch
+    peak, warmup = r.lr * r.batch_size / 256, r.warmup * steps or r.warmup_epochs * per_epoch
     if step < warmup:
         return peak * (step + 1) / warmup
     share = (step - warmup) / max(steps - warmup, 1)
@@ -125,6 +92,8 @@ def fine_tune(
 ) -> tuple[Tensor, Tensor]:
     """Predictions [M] for the readable records of `test`, and their numbers [M]. The encoder is copied.
 
+    What differs between pictures, films and waveforms is in `tuned_kinds`.
+
     Args:
         neck: layers between the pooled feature and the classifier, trained too: the first ones of a projection head
             (SimCLR v2, section 2.2), of output width `neck_width`.
@@ -134,24 +103,29 @@ def fine_tune(
             not broken off, on a CPU.
 
     Raises:
-        RunFailed: a loss that is no number. UsageError: a checkpoint of another training. Unknown: no such precision.
+        RunFailed: a loss that is no number. UsageError: a checkpoint of another training, or an encoder of other
+            inputs. Unknown: no such precision.
     """
+    kind = kind_of(encoder.inputs)
     batch = min(recipe.batch_size, len(source)) // 2 * 2  # Mixup takes pairs
     r = replace(recipe, batch_size=batch)  # rates scale with the batch there is
     precision = resolved(precision, device)
     torch.manual_seed(seed)
-    model = Classifier(set_drop_path(deepcopy(encoder), r.drop_path), classes, deepcopy(neck), neck_width).to(device)
+    tuned = set_drop_path(deepcopy(encoder), r.drop_path)
+    if r.drop_token < 1:
+        set_drop_token(tuned, r.drop_token)
+    model = Classifier(tuned, classes, deepcopy(neck), neck_width, r.dropout).to(device)
     unfuse_attention(model, device, precision)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(r.ema)) if r.ema else None
-    solver = torch.optim.AdamW(parameter_groups(model, r), lr=0.0)
+    groups = parameter_groups(model, r)
+    solver = torch.optim.AdamW(groups, lr=0.0) if r.optimizer == "adamw" else torch.optim.SGD(groups, 0.0, momentum=0.9)
     parts = {"model": model, "solver": solver} | ({"average": average} if average is not None else {})
     keep = Checkpoint(checkpoint, _key(model, source, r, seed, precision) if checkpoint else "", save_steps)
     first, _ = keep.resume(parts)
-    mix = Mixup(r.mixup, r.cutmix, label_smoothing=r.smoothing, num_classes=classes) if r.mixup or r.cutmix else None
-    view = Crop(inputs=encoder.inputs, name="fine-tune")
-    data = Augmented(Views(source, [view], seed), r.augment, encoder.inputs)
+    mix, view = kind.mix(r, classes), kind.view(encoder.inputs, r)
+    data = Augmented(Views(source, [view], seed, stand_ins=False), r.augment, encoder.inputs)
     per_epoch = len(source) // batch
-    steps = r.epochs * per_epoch
+    steps = r.steps or r.epochs * per_epoch
     order = Repeated(source, batch_size=batch, seed=seed, total_steps=steps, start_step=first, repeats=r.repeats)
     loader = DataLoader(data, batch_sampler=order, collate_fn=collate, num_workers=workers)
     model.train()
@@ -173,7 +147,7 @@ def fine_tune(
         solver.zero_grad()
         loss.backward()
         if r.clip:
-            nn.utils.clip_grad_norm_(model.parameters(), r.clip)
+            nn.utils.clip_grad_norm_((model if r.clip_head else model.encoder).parameters(), r.clip)
         solver.step()
         if average is not None:
             average.update_parameters(model)
@@ -181,35 +155,10 @@ def fine_tune(
         if progress is not None:
             progress(step + 1, steps)
     trained = average.module if average is not None else model
-    logits, index, _ = logits_of(trained, test, workers=workers, device=device)
+    logits, index, _ = kind.logits(trained, test, workers=workers, device=device)
     keep.done()
     return logits.argmax(1), index
 
 
 def _key(model: Classifier, source: Source, r: Recipe, seed: int, precision: str) -> str:
     return key(model, (), describe(model.encoder), repr(model.neck), source.stamp(), r, seed, precision)
-
-
-@torch.no_grad()
-def logits_of(
-    model: Classifier, source: Source, *, workers: int = 0, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
-    """[M, classes] in float32 for the readable records of `source`, from their centre crops; their numbers [M]; and
-    what could not be read, as (name, reason).
-
-    Raises:
-        DataError: no record can be read.
-    """
-    model, inputs = model.to(device).eval(), model.encoder.inputs
-    loader = DataLoader(Plain(source, inputs), batch_size=256, num_workers=workers, collate_fn=Plain.collate)
-    found, index, bad = [], [], []
-    for batch in loader:
-        bad += [(source.name(i), reason) for i, reason in batch["bad"]]
-        if batch["image"] is not None:
-            found.append(model(inputs.prepare(batch["image"].to(device))).float().cpu())
-            index.append(batch["index"])
-    if not found:
-        raise DataError(
-            f"None of {len(source):,} records can be read" + (f"; {bad[0][0]}: {bad[0][1]}." if bad else ".")
-        )
-    return torch.cat(found), torch.cat(index), bad

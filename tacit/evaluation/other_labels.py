@@ -106,8 +106,8 @@ def run_label_free(task: Task, *, feature: str = "pooled", lidar: bool = True) -
     }  # fmt: skip
     said: dict[str, Any] = {"feature": feature, "interval_over": "random halves"}
     left_out = {}
-    not_pictures = task.encoder is not None and field_of(task.encoder.inputs) != "image"
-    if task.encoder is not None and lidar and len(x) >= 3 and not not_pictures:
+    images = task.encoder is not None and field_of(task.encoder.inputs) == "image"
+    if lidar and len(x) >= 3 and images:
         rows = task.test.found.index[_some(rng, len(task.test.found.index), LIDAR[0])]
         views = augmented_features(
             task.encoder, task.test.origin.select(rows.numpy()), views=LIDAR[1], feature=feature, seed=task.seed,
@@ -116,7 +116,7 @@ def run_label_free(task: Task, *, feature: str = "pooled", lidar: bool = True) -
         measures["lidar"] = (label_free.lidar, views)
         said["lidar_views"] = LIDAR[1]
     elif task.encoder is not None:
-        reason = "its views are of images" if not_pictures else "it takes three records or more"
+        reason = "it takes three records or more" if images else "its views are of images"
         left_out["lidar"] = reason if lidar else "lidar=no"
     found = []
     for name, (measure, on) in measures.items():

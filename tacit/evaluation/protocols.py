@@ -7,22 +7,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from tacit.data import kinds
 from tacit.data.targets import WORDS
 from tacit.encoders import Encoder
 from tacit.errors import UsageError
 from tacit.evaluation import across, few_labels, options, other_labels, scenes, standard
-from tacit.evaluation.fine_tune import RECIPES
 from tacit.evaluation.linear_sgd import PRESETS, usable
 from tacit.evaluation.options import Asked
+from tacit.evaluation.recipes import NAMES
 from tacit.evaluation.talkers import THRESHOLDS, run_emotion
 from tacit.evaluation.task import Score
+from tacit.evaluation.tuned_kinds import WHAT, can_be_tuned
 from tacit.evaluation.verification import run_verification
 from tacit.precision import CHOICES
-from tacit.views import Inputs, SoundInputs, WaveInputs, field_of
+from tacit.views import field_of
+from tacit.views.kinds import AnyInputs
 
 ANY = frozenset(["class", "numbers", "multi", "none"])
 CLASSES = frozenset(["class"])
+
+
+class Inputs(NamedTuple):
+    """Which inputs a protocol is for: in words, and whether some are of these."""
+
+    what: str
+    fit: Callable[[AnyInputs], bool]
+
+
+ALL = Inputs("all", lambda inputs: True)
+IMAGES = Inputs("images", lambda inputs: field_of(inputs) == "image")
+SOUNDS = Inputs("sounds", lambda inputs: field_of(inputs) == "audio")
+SEQUENCES = Inputs("feature sequences", lambda inputs: field_of(inputs) == "sequences")
+TUNED = Inputs(WHAT, can_be_tuned)
 
 
 @dataclass(frozen=True)
@@ -30,8 +48,8 @@ class Protocol:
     """`run(task, **options)`; options are its keywords.
 
     Raw inputs are scored too unless it needs an encoder. `kinds` of labels it can use; why "all" leaves it out, if it
-    is `slow`. `known` are the words that an option may be. `pictures`: it makes views of pictures, so that an encoder
-    of sounds has no use of it.
+    is `slow`. `known` are the words that an option may be. `inputs`: encoders of others have no use of it, as where it
+    makes views of pictures.
     """
 
     run: Callable[..., list[Score]]
@@ -39,7 +57,7 @@ class Protocol:
     needs_encoder: bool = False
     slow: str = ""
     known: dict[str, Collection[str]] = field(default_factory=dict)
-    pictures: bool = False
+    inputs: Inputs = ALL
 
 
 PROTOCOLS = {
@@ -47,15 +65,15 @@ PROTOCOLS = {
     "linear": Protocol(standard.run_linear, known={"metric": standard.ACCURACIES}),
     "linear_sgd": Protocol(
         standard.run_linear_sgd, needs_encoder=True, slow="it trains through the encoder for many epochs",
-        known={"preset": PRESETS}, pictures=True,
+        known={"preset": PRESETS}, inputs=IMAGES,
     ),
     "attentive": Protocol(
         standard.run_attentive, needs_encoder=True, slow="it trains through the encoder for many epochs",
-        pictures=True,
+        inputs=IMAGES,
     ),
     "fine_tune": Protocol(
         standard.run_fine_tune, needs_encoder=True, slow="it trains the whole encoder",
-        known={"recipe": RECIPES, "precision": CHOICES}, pictures=True,
+        known={"recipe": NAMES, "precision": CHOICES}, inputs=TUNED,
     ),
     "few_shot": Protocol(few_labels.run_few_shot, known=few_labels.KNOWN),
     "percent": Protocol(few_labels.run_percent, slow="it fits many classifiers", known=few_labels.KNOWN),
@@ -68,10 +86,10 @@ PROTOCOLS = {
     "multi_label": Protocol(other_labels.run_multi_label, frozenset(["multi"])),
     "emotion": Protocol(
         run_emotion, frozenset(["multi", "numbers"]), slow="it trains the whole encoder",
-        known={"threshold": THRESHOLDS},
+        known={"threshold": THRESHOLDS}, inputs=SEQUENCES,
     ),
     "label_free": Protocol(other_labels.run_label_free, ANY),
-    "correspondence": Protocol(other_labels.run_correspondence, ANY, needs_encoder=True, pictures=True),
+    "correspondence": Protocol(other_labels.run_correspondence, ANY, needs_encoder=True, inputs=IMAGES),
 }  # fmt: skip
 
 
@@ -99,14 +117,14 @@ def features_of(asked: Asked, encoder: Encoder) -> tuple[str, ...]:
     return (asked.options.get("feature", "pooled"),)
 
 
-def everything(kind: str, classes: int, *, sounds: bool = False) -> tuple[list[str], dict[str, str]]:
-    """What "all" means for labels of this kind, and why the other protocols are left out."""
+def everything(kind: str, classes: int, inputs: AnyInputs) -> tuple[list[str], dict[str, str]]:
+    """What "all" means for labels of this kind and such inputs, and why the other protocols are left out."""
     chosen, skipped = [], {}
     for name, protocol in PROTOCOLS.items():
         if kind not in protocol.kinds:
             skipped[name] = f"it needs {' or '.join(WORDS[k] for k in sorted(protocol.kinds))}"
-        elif sounds and protocol.pictures:
-            skipped[name] = "it is for images"
+        elif not protocol.inputs.fit(inputs):
+            skipped[name] = f"it is for {protocol.inputs.what}"
         elif protocol.slow:
             skipped[name] = f"{protocol.slow}; ask for it by name"
         elif name == "clinical" and classes != 2:
@@ -116,19 +134,15 @@ def everything(kind: str, classes: int, *, sounds: bool = False) -> tuple[list[s
     return chosen, skipped
 
 
-def check_pictures(name: str, inputs: Inputs | SoundInputs | WaveInputs) -> None:
-    """Raises `UsageError` when a protocol of images alone is asked for with an encoder of sounds."""
-    if field_of(inputs) == "sequences" and (name in SCENES or PROTOCOLS[name].pictures):
-        others = [other for other, p in PROTOCOLS.items() if not p.pictures]
-        raise UsageError(
-            f"{name} is for images, and the encoder reads feature sequences. There is: {', '.join(others)}."
-        )
-    if field_of(inputs) == "audio" and (name in SCENES or PROTOCOLS[name].pictures):
-        others = [other for other, p in PROTOCOLS.items() if not p.pictures]
+def check_inputs(name: str, inputs: AnyInputs) -> None:
+    """Raises `UsageError` when a protocol is asked for with an encoder of inputs that it is not for."""
+    wanted = (SOUNDS if scenes.SCENES[name].sounds else IMAGES) if name in SCENES else PROTOCOLS[name].inputs
+    if not wanted.fit(inputs):
+        looks, others = field_of(inputs), [other for other, p in PROTOCOLS.items() if p.inputs.fit(inputs)]
         trained = " To train it on labels: tacit finetune ENCODER --data table.csv --group speaker --out classifier/"
         raise UsageError(
-            f"{name} is for images, and the encoder looks at sounds. There is: {', '.join(others)}."
-            + (trained if name == "fine_tune" else "")
+            f"{name} is for {wanted.what}, and the encoder looks at {kinds.WORDS[looks][1]}. There is: "
+            f"{', '.join(others)}." + (trained if name == "fine_tune" and looks == "audio" else "")
         )
 
 

@@ -6,17 +6,20 @@ from dataclasses import replace
 
 import torch
 
+from tacit.errors import UsageError
 from tacit.evaluation import resume
 from tacit.evaluation.attentive import PAPER, attentive, heads_of
 from tacit.evaluation.clinical import binary_scores, choose_threshold, multi_class_scores
-from tacit.evaluation.fine_tune import RECIPES, fine_tune
+from tacit.evaluation.fine_tune import fine_tune
 from tacit.evaluation.knn import knn_sweep
 from tacit.evaluation.linear import logistic, stratified
 from tacit.evaluation.linear_sgd import PRESETS, fit_into, linear_sgd
 from tacit.evaluation.neck import drawn_afresh, first_blocks
 from tacit.evaluation.options import one_of
+from tacit.evaluation.recipes import RECIPES, Recipe
 from tacit.evaluation.retrieval import by_label
 from tacit.evaluation.task import Score, Task, random_twin
+from tacit.evaluation.tuned_kinds import PICTURES, kind_of, recipe_of
 from tacit.precision import resolved
 
 VOTES = ("weighted", "majority")
@@ -114,36 +117,50 @@ def run_attentive(
 
 
 def run_fine_tune(
-    task: Task, *, recipe: str = "small", epochs: int = 0, batch_size: int = 0, neck: int = 0, seeds: int = 1,
-    precision: str = "auto",
+    task: Task, *, recipe: str = "small", epochs: int = 0, steps: int = 0, batch_size: int = 0, neck: int = 0,
+    seeds: int = 1, precision: str = "auto", flip: bool = True,
 ) -> list[Score]:  # fmt: skip
-    """The whole encoder trained on the labels, by a paper's recipe: small, deit or transfer (MoCo v3).
+    """The whole encoder trained on the labels, by a paper's recipe: small, deit or transfer (MoCo v3); of films and
+    waveforms small or vatt.
 
     `neck` layers of the run's projection head stay below the classifier (SimCLR v2). With several `seeds` the score is
     their mean; the encoder at random initialisation, and its neck, are drawn anew for each. `precision`: 32, bf16, or
-    auto, which is bf16 where the hardware has it.
+    auto, which is bf16 where the hardware has it. `flip=no`: nothing is mirrored.
     """
-    one_of("recipe", recipe, RECIPES)
-    precision = resolved(precision, task.device)
-    changes = {k: v for k, v in (("epochs", epochs), ("batch_size", batch_size)) if v}
-    chosen = replace(RECIPES[recipe], **changes)
+    precision, kind = resolved(precision, task.device), kind_of(task.encoder.inputs)
+    chosen = _changed(recipe_of(recipe, task.encoder.inputs), epochs, steps, batch_size, flip)
     layers, width = first_blocks(task.projector, neck) if neck else (None, None)
-    right = []
+    source, right = task.train.source, []
+    if kind is not PICTURES:  # of clips those alone that have what the encoder looks at
+        source = task.train.origin.select(task.train.found.index.numpy())
     for seed in range(task.seed, task.seed + seeds):
         encoder, head = task.encoder, layers
         if task.of == "random-init":
             encoder, head = random_twin(encoder, seed), head and drawn_afresh(head, seed)
         predicted, index = fine_tune(
-            encoder, task.train.source, task.test.source, classes=task.classes, recipe=chosen, neck=head,
+            encoder, source, task.test.source, classes=task.classes, recipe=chosen, neck=head,
             neck_width=width, seed=seed, workers=task.workers, device=task.device, progress=task.tell("fine_tune"),
             precision=precision, checkpoint=resume.folder(task.cache),
         )  # fmt: skip
         right.append(predicted == torch.from_numpy(task.test.source.labels[index.numpy()]))
+    length = {"steps": chosen.steps} if chosen.steps else {"epochs": chosen.epochs}
     said = {
-        "recipe": recipe, "epochs": chosen.epochs, "batch_size": chosen.batch_size, "precision": precision,
-        "feature": "pooled, all weights trained",
+        "recipe": recipe, **length, "batch_size": chosen.batch_size, "precision": precision,
+        "feature": "pooled, all weights trained", **kind.said,
     }  # fmt: skip
-    return [task.over_seeds("fine_tune", right, said | ({"neck": neck} if neck else {}))]
+    if kind is not PICTURES and recipe in RECIPES:
+        said["left_out"] = "RandAugment"
+    said |= ({"neck": neck} if neck else {}) | ({} if flip else {"flip": False})
+    return [task.over_seeds("fine_tune", right, said)]
+
+
+def _changed(recipe: Recipe, epochs: int, steps: int, batch_size: int, flip: bool) -> Recipe:
+    """The recipe with what was asked for; 0 for its own."""
+    if epochs and steps:
+        raise UsageError("fine_tune: epochs and steps are two ways to say how long it trains. Give one.")
+    length = {"epochs": epochs, "steps": 0} if epochs else {"steps": steps} if steps else {}
+    size = {"batch_size": batch_size} if batch_size else {}
+    return replace(recipe, **length, **size, flip=recipe.flip if flip else 0.0)
 
 
 def run_clinical(task: Task, *, threshold: str = "youden", level: float = 0.95, feature: str = "pooled") -> list[Score]:

@@ -17,7 +17,7 @@ from tacit.evaluation.compare import compare
 from tacit.evaluation.evaluate import evaluate, kind_of
 from tacit.evaluation.options import Asked
 from tacit.evaluation.paired import average_ranks, holm
-from tacit.evaluation.protocols import PROTOCOLS, check_kind, check_pictures, features_of
+from tacit.evaluation.protocols import PROTOCOLS, check_inputs, check_kind, features_of
 from tacit.scores import interval, is_share, shown, sign
 from tacit.views import field_of
 
@@ -79,7 +79,7 @@ def transfer(
     """
     for encoder in encoders.values():
         for one in asked:
-            check_pictures(one.name, encoder.inputs)
+            check_inputs(one.name, encoder.inputs)
         choices.check(encoder, [name for one in asked for name in features_of(one, encoder)])
     scores, differences, skipped, bad = [], [], {}, {}
     for title, path in sets.items():

@@ -30,20 +30,22 @@ def windowed(encoder: Encoder) -> bool:
 @torch.no_grad()
 def read_windows(
     make: Callable[[Tensor], Tensor], source: Source, inputs: WINDOWED, windows: int, bad: list[tuple[str, str]], *,
-    batch_size: int = 32, workers: int = 0, device: torch.device | str = "cpu",
+    places: int = 1, batch_size: int = 32, workers: int = 0, device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
-    """(number of the record, what `make` says of its pieces [windows, D]) of every record that has the modality.
+    """(number of the record, what `make` says of its pieces [windows x places, D]) of every record that has the
+    modality.
 
     Args:
         make: prepared inputs [B, ...] -> float [B, D].
         windows: pieces of a film or a sound; of a transcript there is one, the sentences nearest to its middle.
+        places: crops of each piece of a film, along its longer side.
         bad: gets (name, reason) of what cannot be read.
 
     Raises:
         DataError: nothing can be read.
     """
-    data, done, some_read = _Windows(source, inputs, windows), 0, False
+    data, done, some_read = _Windows(source, inputs, windows, places), 0, False
     for batch in DataLoader(data, batch_size, num_workers=workers, collate_fn=list):
         good = [(number, pieces) for number, pieces, _ in batch if pieces is not None]
         bad += [(source.name(number), why) for number, _, why in batch if why]
@@ -62,8 +64,9 @@ def read_windows(
 class _Windows(Dataset):
     """`self[i]`: (i, the record's pieces, ""), (i, None, "") where it lacks the modality, or (i, None, why)."""
 
-    def __init__(self, source: Source, inputs: WINDOWED, windows: int):
+    def __init__(self, source: Source, inputs: WINDOWED, windows: int, places: int = 1):
         self.source, self.inputs, self.windows, self.field = source, inputs, windows, field_of(inputs)
+        self.places = {"places": places} if self.field == "video" else {}
 
     def __len__(self) -> int:
         return len(self.source)
@@ -74,7 +77,7 @@ class _Windows(Dataset):
             if found is None:
                 return index, None, ""
             if self.field != "text":
-                return index, found.crops(self.inputs.windows(self.windows, *found.extent)), ""
+                return index, found.crops(self.inputs.windows(self.windows, *found.extent, **self.places)), ""
             ids = self.inputs.encode(found.crops([self.inputs.centre()])[0])
             return (index, [ids], "") if ids.any() else (index, None, "no word that the run knows")
         except BadRecord as error:

@@ -35,20 +35,20 @@ class Views(Dataset):
     alone, and reported in `bad`.
 
     A view that is `timed` is told how long the record is, as `seconds=…`. Where a record lacks a view's field, or its
-    sound is silence, the view's `absent()` gives what stands in for it and its parameters; without that the record is
-    replaced.
+    sound is silence, the view's `absent()` gives what stands in for it and its parameters; without that, or without
+    `stand_ins`, the record is replaced.
 
     Raises:
         DataError: a view reads what the records do not have.
     """
 
-    def __init__(self, source: Source, views: Sequence[View], seed: int):
+    def __init__(self, source: Source, views: Sequence[View], seed: int, stand_ins: bool = True):
         self.source, self.views, self.seed = source, list(views), seed
         self.fields = [getattr(view, "field", "image") for view in views]
         of = [getattr(view, "of", None) for view in views]
         self.numbers = [number if other is None else other for number, other in enumerate(of)]
         self._timed = [getattr(view, "timed", False) for view in views]
-        self._absent = [getattr(view, "absent", None) for view in views]
+        self._absent = [getattr(view, "absent", None) if stand_ins else None for view in views]
         check_fields(source, set(self.fields))
         self._bad: dict[int, str] = {}
         self._group = None

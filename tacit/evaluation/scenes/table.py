@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tacit.data.kinds import WORDS
 from tacit.encoders import Encoder
 from tacit.errors import UsageError
 from tacit.evaluation import resume
@@ -61,9 +62,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """As `evaluate.evaluate`, on data in the layout that the scene needs; raw inputs are a subject of sounds alone."""
     scene = check(asked)
-    if (field_of(encoder.inputs) == "audio") != scene.sounds:
-        takes, looks = ("sounds", "images") if scene.sounds else ("images", "sounds")
-        raise UsageError(f"{asked[0].name} is for {takes}, and {encoder.name} looks at {looks}.")
+    looks, wanted = field_of(encoder.inputs), "audio" if scene.sounds else "image"
+    if looks != wanted:
+        raise UsageError(f"{asked[0].name} is for {WORDS[wanted][1]}, and {encoder.name} looks at {WORDS[looks][1]}.")
     told = [{**options_of(scene.run), **one.options} for one in asked]
     for options in told if scene.check else ():
         scene.check(encoder, options)
