@@ -57,6 +57,7 @@ def finetune(
     import numpy as np
 
     from tacit.data import open_splits
+    from tacit.data.kinds import WORDS
     from tacit.evaluation import classifier, low_shot
     from tacit.evaluation.features import all_devices
     from tacit.evaluation.neck import first_blocks
@@ -75,6 +76,11 @@ def finetune(
             what, encoder, data, out, recipe=recipe, label=label, group=group, contrast=contrast, stage=stage,
             teacher=teacher, set=set, seed=seed, workers=workers, progress=progress,
         )  # fmt: skip
+    if (looks := field_of(encoder.inputs)) != "image":
+        raise UsageError(
+            f"finetune is for images and sounds, and {encoder.name} looks at {WORDS[looks][1]}. Films are learned by: "
+            "tacit evaluate … --protocol fine_tune"
+        )
     sounds = {
         "--group": group, "--contrast": contrast, "--stage": stage, "--teacher": teacher, "--set": set or None,
     }  # fmt: skip

@@ -11,7 +11,7 @@ from tacit.errors import DataError, UsageError
 from tacit.evaluation import evaluate
 from tacit.evaluation.features import features, raw
 from tacit.evaluation.protocols import everything
-from tacit.views import kaldi_inputs
+from tacit.views import Inputs, kaldi_inputs
 
 INPUTS = kaldi_inputs(frames=32, mels=16, rate=8000)
 
@@ -61,10 +61,11 @@ def test_tones_are_told_apart(folder, tones):
 
 def test_all_protocols_that_there_are_for_sounds(encoder, tones):
     train, _ = open_splits(tones)
-    chosen, skipped = everything("class", 2, sounds=True)
+    chosen, skipped = everything("class", 2, encoder.inputs)
     assert set(chosen) == {"knn", "linear", "few_shot", "clinical", "retrieval", "label_free"}
-    assert skipped["fine_tune"] == skipped["correspondence"] == "it is for images"
-    assert "correspondence" in everything("class", 2)[0]
+    assert skipped["fine_tune"].startswith("it is for images, films and")
+    assert skipped["correspondence"] == "it is for images"
+    assert "correspondence" in everything("class", 2, Inputs(8, 3))[0]
     found = evaluate(encoder, train, None, ["label_free"], baselines=False)
     (measure,) = [r for r in found["results"] if r["metric"] == "rankme"]
     assert measure["settings"]["left_out"]["lidar"] == "its views are of images"
@@ -72,7 +73,7 @@ def test_all_protocols_that_there_are_for_sounds(encoder, tones):
 
 @pytest.mark.parametrize("protocol", ["fine_tune", "linear_sgd", "attentive", "correspondence", "segment", "attention"])
 def test_protocols_of_images_are_refused_by_name(folder, tones, protocol):
-    with pytest.raises(UsageError, match=f"^{protocol} is for images, and"):
+    with pytest.raises(UsageError, match=rf"^{protocol} is for images,.* and the encoder looks at sounds"):
         api.evaluate(folder, tones, protocol=protocol, workers=0)
 
 
