@@ -18,6 +18,8 @@ def note_rates(source: Source, rate: int) -> list[str]:
             recording = source.record(int(index), ("audio",))["audio"]
         except BadRecord:
             continue
+        if recording is None:  # a clip without sound
+            continue
         rates.add(recording.rate)
         channels.add(recording.channels)
     notes = []

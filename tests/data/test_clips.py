@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.made_clips import write_clips, write_film
-from tacit.data import mix, open_source, open_splits
+from tacit.data import mix, note_rates, open_source, open_splits
 from tacit.errors import DataError, Unknown, UsageError
 
 
@@ -41,6 +41,12 @@ def test_a_folder_and_its_table_hold_the_same_clips(made):
     assert record["seconds"] == pytest.approx(record["video"].seconds)
     for i in range(8):
         folder.check(i)
+
+
+def test_rates_are_told_of_the_clips_that_have_sound(made):
+    source = open_source(f"clips:{made}")
+    assert not all(audio for _, audio, _ in have(source))
+    assert note_rates(source, 8000) == ["Sounds are resampled from 16,000 Hz to 8,000 Hz."]
 
 
 def test_labels_groups_selections_and_mixtures(made):
