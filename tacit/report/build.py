@@ -14,6 +14,7 @@ from tacit.report.features import features_section, neighbours_section
 from tacit.report.markup import Html, join, tag
 from tacit.report.outcome import encoder_of, outcome_section, probes_section
 from tacit.report.page import page
+from tacit.report.retrieval import retrieval_section
 from tacit.report.sample import Sample, take
 from tacit.run import Run, write_text
 
@@ -57,6 +58,7 @@ def report(
         curves_section(names, [run.metrics for run in runs]),
         features_section(samples, seed=seed, progress=progress),
         neighbours_section(samples, seed=seed),
+        retrieval_section(samples, runs, seed=seed),
         views_section(names, runs),
         reconstructions_section(names, runs),
         bad_files_section(names, runs),

@@ -21,6 +21,11 @@ HOW_VIEWS = (
     "matters; bad: views that are empty, or too alike, or that lose what tells your records apart (colour, texture)."
 )
 HOW_SPECTROGRAMS = "Sounds are shown as spectrograms: time to the right, low frequencies at the bottom, bright is loud."
+HOW_CLIPS = (
+    "Each film is a strip of four frames, its sound a spectrogram of the same moment, and below are the sentences that "
+    "the method takes for candidates: the one that overlaps the moment most, then its neighbours in time. Words that "
+    "the run does not know are left out. At least one of them should be of what is seen."
+)
 HOW_RECONSTRUCTIONS = (
     "Each column is one record: what went in, what was left of it, and what the trained method made of that. Good: "
     "shapes and colours of what is missing are guessed, if blurred; bad: flat grey, or the average of all records."
@@ -60,15 +65,23 @@ def _pictures(run: Run, what: str, most: int) -> Html:
         with np.load(path, allow_pickle=False) as stored:
             views = stored["views"]
             titles = [str(t) for t in stored["names"]] if "names" in stored else []
-            sounds = "kind" in stored and str(stored["kind"]) == "audio"
+            kind = str(stored["kind"]) if "kind" in stored else "image"
+            there = stored["there"] if "there" in stored else np.ones(views.shape[:2], bool)
+            said = stored.get("sentences")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         return note(f"No sample {what}: {path} cannot be read ({error}).")
     titles = titles or [f"view {v + 1}" for v in range(len(views))]
     shown = min(views.shape[1], max(2, most // len(views)))
-    records = [
-        tag("li", *(_view(views[v, i], title, record=i + 1) for v, title in enumerate(titles))) for i in range(shown)
-    ]
-    if sounds:
+    records = []
+    for i in range(shown):
+        seen = [
+            _view(views[v, i], title, record=i + 1) if there[v, i] else tag("span", f"no {title}", class_="lacking")
+            for v, title in enumerate(titles)
+        ]
+        records.append(tag("li", *seen, None if said is None else _sentences(said[i])))
+    if kind == "video" or said is not None:
+        return join([tag("p", HOW_CLIPS, class_="quiet"), tag("ol", *records, class_="views clips")])
+    if kind == "audio":
         return join([tag("p", HOW_SPECTROGRAMS, class_="quiet"), tag("ol", *records, class_="views sounds")])
     return tag("ol", *records, class_="views small" if views.shape[2] <= 64 else "views")
 
@@ -77,6 +90,12 @@ def _view(pixels: np.ndarray, title: str, *, record: int) -> Html:
     longest = LONGEST_SIDE * (2 if pixels.shape[1] >= 2 * pixels.shape[0] else 1)
     image = tag("img", src=data_uri(pixels, longest=longest), alt=f"Record {record} as {title} shows it")
     return join([image, tag("span", title)])
+
+
+def _sentences(said: np.ndarray) -> Html:
+    """[L] of a bag, "" where there is none."""
+    found = [tag("li", sentence) for sentence in said if sentence]
+    return tag("ul", *found, class_="said") if found else tag("span", "no sentence", class_="lacking")
 
 
 def bad_files_section(names: list[str], runs: list[Run]) -> Section:

@@ -116,6 +116,15 @@ CURVES: dict[str, Curve] = {
     ),
     "peak_memory": Curve("Peak memory", "GiB", "Level. Bad: climbs all the time.", scale=2**30),
 }  # fmt: skip
+_ASKED = {"text": "sentence", "audio": "sound", "video": "film"}
+# What methods of several modalities tell of a batch, as metric/text_to_video.
+for _asked, _found in ((a, b) for a in _ASKED for b in _ASKED if a != b):
+    CURVES[f"metric/{_asked}_to_{_found}"] = Curve(
+        f"From {_asked} to {_found}, within a batch", "recall at 1",
+        f"The share of {_ASKED[_asked]}s in a batch whose own {_ASKED[_found]} is the nearest of all in it: chance is "
+        f"one over the batch. Should rise. Larger batches are harder, and the batch was trained on: what counts is "
+        f"tacit evaluate --protocol {_asked}_to_{_found} on clips that were held out.",
+    )  # fmt: skip
 OTHER = "Logged by the method under this name; a sudden jump or a value that is no number deserves a look."
 TERM = "One term of the loss. Terms that mirror one another should fall together; bad: one falls and the other stays."
 

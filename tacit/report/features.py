@@ -13,10 +13,10 @@ from tacit.report.maps import maps
 from tacit.report.markup import Html, Section, figure, join, note, section, table, tag
 from tacit.report.numbers import short
 from tacit.report.sample import Sample
+from tacit.report.tiles import mark, strip_class, tiles
 
 FIRST_DIRECTIONS = 512
 NEIGHBOURS = 8
-SMALL, WIDE = 64, 112  # tiles in pixels; players of sounds need more room
 MOST_SOUND = 6_000_000  # characters that all clips on a page take
 HOW_SPECTRUM = (
     "How strongly features vary along each direction, strongest first, relative to the first. A slow decline is good; "
@@ -26,13 +26,6 @@ HOW_NEIGHBOURS = (
     "Each row starts with a record drawn by chance, then come the records whose features are most similar (cosine "
     "below each). They should share what the record is about; bad: the same background or brightness only, or the "
     "same few records in every row."
-)
-HOW_SOUNDS = (
-    "Below each spectrogram is what the encoder heard of that recording: the middle {0} s or all of a shorter one, "
-    "one channel at {1:,} Hz, no louder and no softer than in the file."
-)
-HOW_SHORTENED = (
-    " To keep the page small, {0} of these {1} clips are shortened to their middle; the name of the player says so."
 )
 
 
@@ -110,53 +103,21 @@ def _neighbours(sample: Sample, queries: int, seed: int, most: int) -> Html:
     """A row a query; of sounds each clip takes `most` characters at most."""
     chosen = np.random.default_rng(seed).permutation(len(sample.x))[:queries]
     order, cosine = nearest(sample.x, chosen, NEIGHBOURS)
-    sounds = sample.thumbnails.of_sounds
     # Of a collapsed encoder the same few records are in every row: each is read once.
     shown = {int(row) for row in (*chosen, *order.flat)}
-    if sounds:
-        tiles, how = _sound_tiles(sample, shown, most)
-    else:
-        tiles, how = {row: _picture(sample, row) for row in shown}, None
+    pictures, how = tiles(sample, shown, most)
     rows = []
     for query, near, how_near in zip(chosen, order, cosine, strict=True):
         found = [
-            _one(tiles[int(row)], f"{c:.2f}", _same(sample, query, row)) for row, c in zip(near, how_near, strict=True)
+            mark(pictures[int(row)], f"{c:.2f}", _same(sample, query, row))
+            for row, c in zip(near, how_near, strict=True)
         ]
-        first = _one(tiles[int(query)], "query", "query")
-        rows.append(tag("ol", first, *found, class_="strip sounds" if sounds else "strip"))
+        first = mark(pictures[int(query)], "query", "query")
+        rows.append(tag("ol", first, *found, class_=strip_class(sample)))
     return join([how, *rows])
-
-
-def _picture(sample: Sample, row: int) -> Html:
-    said = sample.said(row)
-    return tag("img", src=sample.thumbnails(row, SMALL), alt=said, title=said, width=SMALL, height=SMALL)
-
-
-def _sound_tiles(sample: Sample, rows: set[int], most: int) -> tuple[dict[int, Html], Html]:
-    """A spectrogram with a player below it for each row, and what a reader must know of how it sounds."""
-    tiles, shortened = {}, 0
-    for row in rows:
-        said = sample.said(row)
-        picture, clip = sample.thumbnails.with_clip(row, WIDE, most)
-        image = tag("img", src=picture, alt=said, title=said, width=WIDE, height=WIDE)
-        if clip.seconds < clip.whole:
-            shortened += 1
-            said = f"{said}: the middle {short(clip.seconds)} s of {short(clip.whole)} s"
-        # Without preload="none" a browser would start a decoder for each of them.
-        player = tag("audio", src=clip.uri, controls="", preload="none", title=said, aria_label=f"Sound of {said}")
-        tiles[row] = join([image, player])
-    inputs = sample.thumbnails.inputs
-    how = HOW_SOUNDS.format(short(inputs.seconds), inputs.rate)
-    return tiles, tag("p", how, HOW_SHORTENED.format(shortened, len(rows)) if shortened else None, class_="quiet")
 
 
 def _same(sample: Sample, query: int, row: int) -> str | None:
     if sample.labels is None:
         return None
     return "same" if sample.labels[query] == sample.labels[row] else "other"
-
-
-def _one(tile: Html, below: str, kind: str | None) -> Html:
-    mark = {"same": " ✓", "other": " ✗"}.get(kind, "")
-    words = {"same": "same class", "other": "other class"}.get(kind)
-    return tag("li", tile, tag("span", below, tag("span", mark, title=words) if mark else None), class_=kind)

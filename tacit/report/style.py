@@ -78,17 +78,32 @@ svg text.label { fill: var(--ink); }
 .strip li { width: 56px; font-size: 0.8rem; color: var(--soft); text-align: center; }
 .strip img { display: block; width: 100%; height: auto; aspect-ratio: 1; object-fit: cover; border-radius: 4px; }
 .strip.sounds li { width: 112px; }
+.strip.films { align-items: flex-start; }
+.strip.films li, .strip li.asks { width: 112px; }
+.strip.films img { width: 96px; aspect-ratio: auto; margin: 0 auto; }
+.strip q, .views q { display: block; overflow-wrap: anywhere; }
+.strip li.asks { text-align: left; font-weight: 400; }
+.strip li.asks q { font-size: 0.95rem; margin-bottom: 4px; }
+.strip.films li.asks img { width: 112px; }
 .strip audio { display: block; width: 100%; height: 36px; margin: 4px 0 2px; }
 .strip .query { color: var(--ink); font-weight: 600; margin-right: 8px; }
 .strip .query img { outline: 2px solid var(--link); outline-offset: 1px; }
-.strip .same span span { color: var(--good); }
+.strip .own img { outline: 2px solid var(--good); outline-offset: 1px; }
+.strip .same span span, .strip .own span span { color: var(--good); }
 .strip .other span span { color: var(--bad); }
 .views { list-style: none; margin: 12px 0; padding: 0; display: flex; flex-wrap: wrap; gap: 16px 10px; }
 .views img { display: block; width: 100px; border-radius: 4px; }
 .views.small img { image-rendering: pixelated; }
 .views.sounds img, .views.sounds li { width: 210px; }
+.views.clips { gap: 20px 24px; }
+.views.clips li { width: min(340px, 100%); }
+.views.clips img { width: 100%; image-rendering: auto; }
+.views .said { list-style: none; margin: 0; padding: 0; font-size: 0.85rem; }
+.views .said li { width: auto; }
+.views .said li:first-child { font-weight: 600; }
+.views .lacking { font-style: italic; }
 .views span { display: block; font-size: 0.8rem; color: var(--soft); margin-bottom: 6px; overflow-wrap: anywhere; }
 .views li { width: 100px; }
-@media (min-width: 800px) { .strip li { width: 72px; } }
+@media (min-width: 800px) { .strip:not(.films, .sounds) li:not(.asks) { width: 72px; } }
 @media print { nav, audio { display: none; } section { break-inside: avoid-page; } }
 """

@@ -78,6 +78,10 @@ class TextInputs:
             row[: len(found)] = found
         return out
 
+    def decode(self, ids: Tensor) -> list[str]:
+        """[sentences, length] -> what of each sentence the encoder reads; "" for a row of padding."""
+        return [" ".join(self.words[number - 1] for number in row if number) for row in ids.tolist()]
+
     def prepare(self, ids: Tensor) -> Tensor:
         return ids.long()
 
