@@ -425,7 +425,7 @@ def study(
 def embed(
     what: Annotated[str, typer.Argument(metavar="RUN|ENCODER", help="A run folder, an encoder folder or a timm name.")],
     data: Annotated[str, typer.Option(help="The files to embed.")],
-    out: Annotated[str, typer.Option(help="FILE.parquet (path, vector) or FILE.npy.")],
+    out: Annotated[str, typer.Option(help="FILE.parquet (path, vector) or FILE.npy; with --sequences a folder.")],
     frames: Annotated[
         bool,
         typer.Option("--frames", help="Of sounds of any length: a row a frame (path, start, end in seconds, vector)."),
@@ -441,10 +441,19 @@ def embed(
             "sound on both sides.",
         ),
     ] = 0.0,
+    sequences: Annotated[
+        bool,
+        typer.Option(
+            "--sequences",
+            help="Of clips: frames through an encoder of images (or none), log-mels and words, with times, in a folder "
+            "for --data sequences:FOLDER. What is there already is kept.",
+        ),
+    ] = False,
+    fps: Annotated[float | None, typer.Option(help="Frames a second that --sequences looks at. [default: 5]")] = None,
     workers: Workers = None,
     json: Json = False,
 ) -> None:
-    """One vector a file, or a frame.
+    """One vector a file, or a frame; or feature sequences of films.
 
     Example: tacit embed runs/moby --data photos/ --out photos.parquet
     """
@@ -452,12 +461,17 @@ def embed(
 
     with _bar() as progress:
         result = api.embed(
-            what, data, out, frames=frames, whole=whole, overlap=overlap, workers=workers, progress=progress
-        )
+            what, data, out, frames=frames, whole=whole, overlap=overlap, sequences=sequences, fps=fps,
+            workers=workers, progress=progress,
+        )  # fmt: skip
     if json:
         print(api.to_json(result))
         return
-    print(f"{result['rows']:,} vectors of {result['width']} numbers in {result['out']}")
+    if sequences:
+        have = ", ".join(f"{count:,} with {name}" for name, count in result["modalities"].items())
+        print(f"{result['rows']:,} records ({have}) in {result['out']}; {result['kept']:,} of them were there")
+    else:
+        print(f"{result['rows']:,} vectors of {result['width']} numbers in {result['out']}")
     _say_notes(result)
     _say_bad(result["bad_files"])
 

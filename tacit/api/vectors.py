@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tacit.api.sequences import embed_sequences
 from tacit.api.shared import encoder_of, workers_of
 from tacit.api.writing import Block, written
 from tacit.errors import BadSettings, UsageError
@@ -22,6 +23,8 @@ def embed(
     frames: bool = False,
     whole: bool = False,
     overlap: float = 0.0,
+    sequences: bool = False,
+    fps: float | None = None,
     workers: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -35,9 +38,15 @@ def embed(
         whole: of sounds, the mean over such pieces of all of a recording; of films, waveforms and transcripts the mean
             over a few pieces, spread evenly.
         overlap: of neighbouring pieces, a share of their length; a frame is taken from the one in whose middle it is.
+        sequences: of clips, feature sequences in a folder `out` that `sequences:OUT` reads: a record is ID.npz with
+            `vision` (frames through an encoder of images), `audio` (log-mels), `text` (words) and the times of each, as
+            `tacit.evaluation.clip_features` has them, as far as the clip has these; and labels.csv. What is there
+            already, of the same files and settings, is kept. "none" for an encoder leaves vision out.
+        fps: with `sequences`, frames a second that are looked at; 5 when left out.
 
     Unreadable records, or parts of recordings, are left out and listed in the answer: `{"out", "rows", "width",
-    "bad_files": [(name, reason)], "notes": [what was done with the data]}`; with `frames` also "frame", its seconds.
+    "bad_files": [(name, reason)], "notes": [what was done with the data]}`; with `frames` also "frame", its seconds;
+    with `sequences` also "kept" of the rows, "fps", and "modalities", how many records have each.
     """
     from tacit.data import note_rates, open_source
     from tacit.evaluation.frames import check_frames, check_pieces, grid_of
@@ -45,6 +54,12 @@ def embed(
     from tacit.views import field_of
 
     out = Path(out)
+    if sequences:
+        if frames or whole or overlap:
+            raise UsageError("--sequences is another thing than --frames, --whole and --overlap; leave these out.")
+        return embed_sequences(what, data, out, fps=fps, workers=workers, progress=progress)
+    if fps is not None:
+        raise UsageError(f"--fps {fps:g}: is for --sequences, which looks at frames of films.")
     if out.suffix not in (".parquet", ".npy"):
         raise UsageError(f"--out {out}: must end in .parquet or .npy.")
     if frames and whole:

@@ -99,6 +99,15 @@ class Film:
             made[number][place] = kept[number]
         return [np.stack(frames) for frames in made]
 
+    def each(self, cut: FilmCut) -> Iterator[np.ndarray]:
+        """uint8 [H, W, 3] of one time after another, which must rise and lie in the film: what `crops` stacks, of films
+        that are too long for that."""
+        plain, last, kept = Cut(*cut[1:]), -1, None
+        for which, frame in self._reader.shown([self.start + float(time) for time in cut.times]):
+            if which != last:
+                last, kept = which, self._reader.crop(frame, plain)
+            yield kept
+
 
 class _Reader(Protocol):
     rate: float
