@@ -6,7 +6,6 @@ import hashlib
 import math
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +98,7 @@ def _pictures(what: Any):
     if (field := field_of(encoder.inputs)) != "image":
         raise UsageError(
             f"--sequences looks at single frames and needs an encoder of images; {encoder.name} is one of "
-            f"{WORDS[field][1]}. Name another, such as vit_small_patch16_dinov3, or {NO_ENCODER} for sound and words "
-            "alone."
+            f"{WORDS[field][1]}. Name another, or {NO_ENCODER} for sound and words alone."
         )
     if encoder.inputs.channels != 3:
         raise UsageError(
@@ -167,7 +165,7 @@ def _long(source: Any) -> list[str]:
     if not (many := sum(source.store.seconds(i) > size * SHIFT for i in range(len(source)))):
         return []
     return [
-        f"{many:,} of {len(source):,} clips are longer than {size * SHIFT:g} s, of which emotion_xmodal reads the first "
-        f"{size} positions of each modality. Cut films into sentences (a table with start and end), or give it --set "
-        "size=N."
+        f"{many:,} of {len(source):,} clips are longer than {size * SHIFT:g} s, of which emotion_xmodal reads the "
+        f"first {size} positions of each modality. Cut films into sentences (a table with start and end), or give it "
+        "--set size=N."
     ]

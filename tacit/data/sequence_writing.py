@@ -1,7 +1,7 @@
 """Feature sequences of clips, written as `sequence_folder` reads them: ID.npz for a clip, and labels.csv.
 
-A record's .npz also holds `made_of`, a digest of the clip's files (sizes and times) and of its part of them, by which it
-is known again.
+A record's .npz also holds `made_of`, a digest of the clip's files (sizes and times) and of its part of them, by which
+it is known again.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _cell(value: Any) -> str:
 
 
 def _classes(column: str, cells: Sequence[str]) -> dict[str, list[str]] | None:
-    """A column of 1 and 0 for each class, "" where it is unknown; several are apart by `SEPARATOR`. None of too many."""
+    """A column of 1 and 0 for each class, "" where it is unknown; several are apart by `SEPARATOR`. None of many."""
     sets = [{label for part in cell.split(SEPARATOR) if (label := part.strip())} for cell in cells]
     names = sorted(set().union(*sets))
     if not 0 < len(names) <= MOST_CLASSES:

@@ -176,8 +176,8 @@ def sound_of(recording: Recording | None) -> Arrays:
 
 
 def words_and_times(transcript: Transcript | None) -> Arrays:
-    """Words [T] in lower case, sentence by sentence, and the times [T, 2] of those whose middle lies in the clip; all of
-    them, and no times, where any sentence has none."""
+    """Words [T] in lower case, sentence by sentence, and the times [T, 2] of those whose middle lies in the clip; all
+    of them, and no times, where any sentence has none."""
     if transcript is None:
         return {}
     sentences = transcript.sentences
