@@ -224,8 +224,8 @@ def evaluate(
         typer.Option(
             help="Comma-separated, with options as in knn:k=10/20 or fine_tune:recipe=deit:seeds=3:precision=bf16; all "
             "for what the labels allow. Of knn, linear, linear_sgd (preset, seeds), attentive (heads, lr, seeds), "
-            "fine_tune (recipe, neck, seeds, precision), few_shot and percent (shots or share, draws, store), subset, "
-            "budget, clinical, retrieval, verification (trials), ridge, multi_label, label_free (lidar=no), "
+            "fine_tune (recipe, neck, seeds, precision, flip), few_shot and percent (shots or share, draws, store), "
+            "subset, budget, clinical, retrieval, verification (trials), ridge, multi_label, label_free (lidar=no), "
             "correspondence. On data of a layout of its own, one at a time: segment and attention for masks, detect "
             "for boxes, video (DAVIS), revisited (Oxford, Paris), copies "
             "(Copydays), events (threshold, median) for sounds with times. Of runs whose encoders meet in a space "

@@ -87,7 +87,7 @@ def test_thresholds_are_those_of_the_best_f1():
 
 
 def test_what_cannot_be_asked_for_is_said(encoder, folder, digits, tmp_path):
-    with pytest.raises(UsageError, match="events is for sounds, and the encoder looks at images. There is: knn"):
+    with pytest.raises(UsageError, match=r"events is for sounds, and the encoder looks at images\. There is: knn"):
         tacit.evaluate(encoders.build("vit_mini", size=16), folder, protocol="events")
     with pytest.raises(UsageError, match=r"has no train/ and test/\. events needs train/ and test/"):
         tacit.evaluate(encoder, folder / "train", protocol="events")
