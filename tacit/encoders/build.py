@@ -23,7 +23,7 @@ from tacit.encoders.frames import cut_positions
 from tacit.encoders.geometry import family, geometry_problems, timm_arguments
 from tacit.encoders.window_attention import attend_in_fewer_passes
 from tacit.errors import BadSettings, DataError, Unknown
-from tacit.views import Inputs, SequenceInputs, SoundInputs, WaveInputs, input_spec
+from tacit.views import Inputs, SequenceInputs, SoundInputs, TextInputs, WaveInputs, input_spec
 
 # Our names: the timm architecture and what is changed of it. Those called mini are for inputs of 28 to 96 pixels.
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
@@ -253,6 +253,13 @@ def resolve(
 def input_shape(inputs: Any) -> tuple[int, ...]:
     """What a trunk is made for: sides of pictures, frames and sides of films, samples, sentences and their words."""
     return (inputs.samples,) if isinstance(inputs, WaveInputs) else inputs.shape
+
+
+def example(inputs: Any, batch: int = 2) -> torch.Tensor:
+    """Prepared inputs of nothing: zeros [batch, channels, ...], or of sentences ids [batch, sentences, words]."""
+    if isinstance(inputs, TextInputs):
+        return torch.zeros(batch, *inputs.shape, dtype=torch.int64)
+    return torch.zeros(batch, inputs.channels, *input_shape(inputs))
 
 
 def set_norm_eps(trunk: nn.Module, eps: float) -> None:

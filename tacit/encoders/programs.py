@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tacit.encoders.build import assemble
+from tacit.encoders.build import assemble, example
 from tacit.encoders.encoder import Encoder
 from tacit.encoders.foreign import Foreign
 from tacit.errors import DataError, MissingExtra, UsageError
@@ -69,7 +69,7 @@ class _Finished(nn.Module):
         digest = hashlib.blake2b(file.read_bytes(), digest_size=16).digest()
         self.register_buffer("digest", torch.tensor(list(digest), dtype=torch.uint8))  # what tells two files apart
         try:
-            shape = self.forward(torch.zeros(2, inputs.channels, *inputs.shape)).shape
+            shape = self.forward(example(inputs)).shape
         except Exception as error:  # of onnxruntime there are many kinds, with no common one
             raise DataError(f"{file} does not run on two inputs of {inputs}: {str(error)[:300]}") from error
         if len(shape) != 2 or shape[0] != 2:
@@ -78,7 +78,8 @@ class _Finished(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        return self.run[0](x.cpu().float()).to(x.device)
+        x_there = x.cpu() if x.dtype == torch.int64 else x.cpu().float()  # numbers of words stay what they are
+        return self.run[0](x_there).to(x.device)
 
     def forward_features(self, x: Tensor) -> Tensor:
         raise _closed()

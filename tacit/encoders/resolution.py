@@ -9,12 +9,13 @@ from typing import Any
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 
+from tacit.data.kinds import WORDS
 from tacit.encoders.build import assemble
 from tacit.encoders.encoder import Encoder
 from tacit.encoders.geometry import geometry_problems
 from tacit.encoders.initialise import fitted
 from tacit.errors import BadSettings, UsageError
-from tacit.views import Inputs
+from tacit.views import FilmInputs, Inputs, field_of
 
 
 def at_size(encoder: Encoder, size: int | None = None, window: int | None = None) -> Encoder:
@@ -33,8 +34,9 @@ def at_size(encoder: Encoder, size: int | None = None, window: int | None = None
     Raises:
         BadSettings: windows do not fill that size, with some that would. UsageError: not an encoder built by timm.
     """
-    if not isinstance(encoder.inputs, Inputs):
-        raise UsageError(f"{encoder.name} looks at no images, and is not made anew for another size.")
+    if not isinstance(encoder.inputs, Inputs | FilmInputs):
+        of = WORDS[field_of(encoder.inputs)][1]
+        raise UsageError(f"{encoder.name} looks at {of}, and is not made anew for another size.")
     size = encoder.inputs.size if size is None else size
     made = dict(encoder.kwargs)
     if window is not None:

@@ -179,7 +179,7 @@ class Trunk(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         tokens = dropped(self.embedded(x), self.keep if self.training else 1.0, self.each)
-        agg = self.agg_token.expand(len(tokens), -1, -1)
+        agg = self.agg_token.expand(tokens.shape[0], -1, -1)  # len() would fix the batch of a program
         return self.after(self.stack(torch.cat([agg.to(tokens), tokens], dim=1)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -254,7 +254,7 @@ class TextTransformer(Trunk):
             filled = (x != 0).any(2).to(y)[:, :, None]
             mean = (y[:, :, 0] * filled).sum(1) / filled.sum(1).clamp_min(1)
             return torch.cat([mean[:, None], y[:, :, 1:].flatten(1, 2)], dim=1)
-        tokens, agg = self.words(x), self.agg_token.expand(len(x), -1, -1)
+        tokens, agg = self.words(x), self.agg_token.expand(x.shape[0], -1, -1)
         mask = torch.where(F.pad(x != 0, (1, 0), value=True), 0.0, OUT)[:, None, None]  # [B, 1, 1, 1 + W]
         if self.shared:
             tokens = self.dropout(self.before(tokens) + self.places(x.shape[1:]))

@@ -18,14 +18,16 @@ from torch import Tensor
 from tacit import encoders
 from tacit.encoders import Encoder
 from tacit.errors import RunFailed, Unknown, UsageError
-from tacit.export import onnx, program, timm, transformers
+from tacit.export import onnx, prepared, program, timm, transformers
+from tacit.export.prepared import ABOUT
 from tacit.run import read_json, write_json, write_text
-from tacit.views import Inputs, SequenceInputs, SoundInputs
+from tacit.views import FilmInputs, SequenceInputs, SoundInputs, TextInputs, WaveInputs
+from tacit.views.kinds import AnyInputs
 
 
 @dataclass(frozen=True)
 class Target:
-    """write(encoder, folder): the files. read(folder): a function [B, C, H, W] -> [B, D] made from the files alone."""
+    """write(encoder, folder): the files. read(folder): a function of inputs -> [B, D] made from the files alone."""
 
     write: Callable[[Encoder, Path], None]
     read: Callable[[Path], Callable[[Tensor], Tensor]]
@@ -65,10 +67,10 @@ def export(encoder: Encoder, to: str, out: str | os.PathLike, *, check: bool = T
             f"{encoder.name} reads feature sequences, which no other tool packs alike, and is not exported. Load its "
             "run folder with tacit.encoders.load."
         )
-    if isinstance(encoder.inputs, SoundInputs) and to not in ("torch", "onnx"):
+    if to not in PROGRAMS and (of := _foreign_to_others(encoder.inputs)) is not None:
         raise UsageError(
-            f"{to} has no words for how sounds become the inputs of {encoder.name}. Export it to torch or onnx, as a "
-            "program of spectrograms."
+            f"{to} has no words for how {of[0]} become the inputs of {encoder.name}. Export it to torch or onnx, as a "
+            f"program of {of[1]}."
         )
     target = TARGETS[to]
     encoder = copy.deepcopy(encoder).cpu().eval()
@@ -82,8 +84,17 @@ def export(encoder: Encoder, to: str, out: str | os.PathLike, *, check: bool = T
     return {"to": to, "out": str(out), "files": files, "difference": difference, "tolerance": target.tolerance}
 
 
-ABOUT = "encoder.json"
+PROGRAMS = ("torch", "onnx")
 UNFINISHED = ".export-"  # begins the name of the folder an export is made in
+
+
+def _foreign_to_others(inputs: AnyInputs) -> tuple[str, str] | None:
+    """What an encoder looks at and what its program takes, where that is no picture."""
+    told = {
+        SoundInputs: ("sounds", "spectrograms"), WaveInputs: ("sounds", "waveforms"),
+        FilmInputs: ("films", "frames"), TextInputs: ("sentences", "word numbers"),
+    }  # fmt: skip
+    return next((what for kind, what in told.items() if isinstance(inputs, kind)), None)
 
 
 def _in_the_way(out: Path) -> str | None:
@@ -123,8 +134,12 @@ def _replace(out: Path, made: Path, files: list[str]) -> None:
 
 @torch.no_grad()
 def _difference(encoder: Encoder, target: Target, folder: Path) -> float:
-    i = encoder.inputs
-    x = torch.randn(3, i.channels, *i.shape, generator=torch.Generator().manual_seed(0))
+    x = encoders.example(encoder.inputs, 3)
+    g = torch.Generator().manual_seed(0)
+    if isinstance(encoder.inputs, TextInputs):
+        x = torch.randint(len(encoder.inputs.words) + 1, x.shape, generator=g)
+    else:
+        x = torch.randn(x.shape, generator=g)
     ours, run = encoder(x), target.read(folder)
     theirs = torch.cat([run(x[:1]), run(x[1:])])
     difference = float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-12))
@@ -138,14 +153,12 @@ def _difference(encoder: Encoder, target: Target, folder: Path) -> float:
 
 
 def _readme(encoder: Encoder, to: str, target: Target) -> str:
-    i = encoder.inputs
-    how = _of_sound(i) if isinstance(i, SoundInputs) else _of_image(i)
     return f"""# {encoder.name} for {to}
 
 Exported by Tacit. Features have {encoder.width} numbers ({encoder.feature}) and agree with Tacit's to
 {target.tolerance:.0e} of the largest.
 
-Inputs: float32 [B, {i.channels}, {i.shape[0]}, {i.shape[1]}], made {how}
+Inputs: {prepared.told(encoder.inputs)}
 
 Run in this folder:
 
@@ -153,25 +166,3 @@ Run in this folder:
 {target.usage(encoder)}
 ```
 """
-
-
-def _of_image(i: Inputs) -> str:
-    return f"""of an image by
-
-1. resizing its short side to {round(i.size / i.crop)} pixels ({i.interpolation}, antialiased),
-2. taking the centre {i.size} x {i.size} and scaling its values to 0..1,
-3. subtracting the mean {_numbers(i.mean)} and dividing by the standard deviation {_numbers(i.std)}, per channel."""
-
-
-def _of_sound(i: SoundInputs) -> str:
-    """The front end is not part of the program; `encoder.json` has all its numbers."""
-    return f"""of a recording by
-
-1. taking the mean of its channels, resampling to {i.rate} Hz and taking {i.seconds:g} seconds,
-2. computing {i.mels} log-mel bands of {i.frames} frames ({1000 * i.window:g} ms each {1000 * i.hop:g} ms), a row each,
-   as `tacit.views.SoundInputs` with `front="{i.front}"` does; `{ABOUT}` beside this file has all its numbers,
-3. subtracting {i.mean[0]:.8g} and dividing by {i.std[0]:.8g}; rows that a short recording does not fill are 0."""
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return "[" + ", ".join(f"{v:.6g}" for v in values) + "]"

@@ -7,22 +7,27 @@ from pathlib import Path
 
 import torch
 
+from tacit import encoders
 from tacit.encoders import Encoder
 from tacit.errors import UsageError
+from tacit.export import prepared
 from tacit.run import atomic
+from tacit.views import Inputs, TextInputs
 
 FILE = "encoder.pt2"
 
 
 def trace(encoder: Encoder) -> torch.export.ExportedProgram:
-    inputs = encoder.inputs
-    example = torch.zeros(2, inputs.channels, *inputs.shape)
+    example = encoders.example(encoder.inputs)
+    with torch.no_grad():
+        encoder(example)  # what a trunk keeps of its first call must not be what tracing leaves there
     try:
         return torch.export.export(encoder, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     except (RuntimeError, ValueError) as error:
         raise UsageError(
             f"{encoder.name} cannot be written as a program with a free batch size: torch.export says "
-            f"{str(error).splitlines()[0][:200]!r}. Export it to timm."
+            f"{str(error).splitlines()[0][:200]!r}."
+            + (" Export it to timm." if isinstance(encoder.inputs, Inputs) else "")
         ) from error
 
 
@@ -43,7 +48,8 @@ def read(folder: Path):
 
 
 def usage(encoder: Encoder) -> str:
-    i = encoder.inputs
+    shape = ", ".join(map(str, (1, *prepared.shape_of(encoder.inputs))))
+    kind = ", dtype=torch.int64" if isinstance(encoder.inputs, TextInputs) else ""
     return f"""import torch
 encoder = torch.export.load("{FILE}").module()
-features = encoder(torch.zeros(1, {i.channels}, {i.shape[0]}, {i.shape[1]}))"""
+features = encoder(torch.zeros({shape}{kind}))"""

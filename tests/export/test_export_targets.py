@@ -11,6 +11,7 @@ from tacit.data import Picture
 from tacit.errors import RunFailed, Unknown, UsageError
 from tacit.export import TARGETS, export
 from tacit.export import timm as timm_target
+from tacit.views import FilmInputs, TextInputs, WaveInputs
 
 
 def small(name: str, **changes) -> encoders.Encoder:
@@ -51,6 +52,40 @@ def test_every_target_gives_the_same_features_and_its_readme_says_how(to, name, 
         found = found.detach().numpy() if isinstance(found, torch.Tensor) else found
         assert np.abs(found - expected).max() <= done["tolerance"] * np.abs(expected).max()
     assert len(blocks) == (2 if to == "timm" else 1)
+
+
+CLIPS = {
+    "film": ("vatt_video_mini", FilmInputs(4, 16, 8.0), {"patch": (4, 8, 8)}),
+    "wave": ("vatt_audio_mini", WaveInputs(8000, 0.064, normalise=False, fixed=True), {"patch": (128,)}),
+    "ids": ("vatt_text_mini", TextInputs(("a", "b", "c"), 2, 4), {"words": 4, "dims": 8}),
+}
+
+
+@pytest.mark.parametrize(
+    ("to", "of"), [("torch", "film"), ("torch", "wave"), ("torch", "ids"), ("onnx", "film"), ("onnx", "ids")]
+)
+def test_encoders_of_clips_are_programs_of_films_waves_and_words(to, of, tmp_path, monkeypatch):
+    name, inputs, how = CLIPS[of]
+    encoder = encoders.build(name, inputs=inputs, **how).eval()
+    done = export(encoder, to, tmp_path / "out")
+    assert 0 <= done["difference"] <= done["tolerance"]
+    readme = (tmp_path / "out" / "README.md").read_text()
+    monkeypatch.chdir(tmp_path / "out")
+    names: dict = {}
+    exec(re.search(r"```python\n(.*?)```", readme, re.S)[1], names)
+    found = torch.as_tensor(names["features"])
+    with torch.no_grad():
+        expected = encoder(encoders.example(inputs, 1))
+    torch.testing.assert_close(found.detach(), expected, atol=1e-4, rtol=1e-4)
+    x = encoders.example(inputs, 3)
+    x[1:] = 1
+    with torch.no_grad():
+        torch.testing.assert_close(
+            encoders.load(tmp_path / "out", foreign=True).eval()(x), encoder(x), atol=1e-4, rtol=1e-4
+        )
+    for other in ("timm", "transformers"):
+        with pytest.raises(UsageError, match="Export it to torch or onnx, as a program of"):
+            export(encoder, other, tmp_path / "other")
 
 
 @pytest.mark.parametrize("to", ["timm", "torch"])
