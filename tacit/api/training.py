@@ -219,7 +219,7 @@ def problems_of(cls: type, s: Any, ranks: int = 1) -> list[str]:
             f"batch_size = {s.batch_size}: leaves {s.batch_size // parts} record for each of {parts} "
             f"part{'s' * (parts > 1)}, and BatchNorm needs two to normalise by. Set batch_size={2 * parts} or more."
         )
-    return wrong
+    return list(dict.fromkeys(wrong))  # a recipe and a method may see the same
 
 
 def _missing(cls: type, s: Any) -> list[str]:
@@ -233,6 +233,10 @@ def _missing(cls: type, s: Any) -> list[str]:
 
 
 def check_enough(source: Any, settings: Any) -> None:
+    if len(source) < 2:
+        raise DataError(
+            f"{source.title or 'The data'} holds a single record, and a batch needs two or more. Give more."
+        )
     if len(source) < settings.batch_size:
         raise DataError(
             f"{len(source):,} records are fewer than one batch of {settings.batch_size}. Set --batch-size to "

@@ -62,9 +62,9 @@ def load_joint(run: str | os.PathLike) -> JointSpace:
     try:
         about = read_json(path)
         if about is None:
-            raise DataError(
-                f"{run} holds no joint space (no joint/joint.json). A run of vatt writes one when it saves."
-            )
+            above = next((p for p in list(run.absolute().parents)[:2] if (p / "joint" / "joint.json").is_file()), None)
+            help = f"Give the run itself: {above}" if above else "A run of vatt writes one when it saves."
+            raise DataError(f"{run} holds no joint space (no joint/joint.json). {help}")
         head = common_space(widths=about["widths"], **about["head"])
         head.load_state_dict(load_file(run / "joint" / "head.safetensors"))
         folders, pairs = about["encoders"], [tuple(pair) for pair in about["pairs"]]

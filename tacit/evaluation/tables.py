@@ -39,7 +39,7 @@ def _feature(score: dict[str, Any], inputs: dict[str, Any] | None = None) -> str
     """What of the encoder was looked at; nothing where the protocol leaves no choice."""
     inputs = inputs or score.get("inputs") or {}
     if score["of"] == "raw-input" and "frame" not in score["settings"]:
-        return "mean and deviation of bands" if inputs.get("kind") in ("sound", "wave") else "pixels"
+        return RAW.get(inputs.get("kind"), "pixels")
     found = score["settings"].get("feature", "")
     return found if isinstance(found, str) else "/".join(dict.fromkeys(found))
 
@@ -86,10 +86,21 @@ def rows(comparison: dict[str, Any]) -> list[tuple[str, ...]]:
     return found
 
 
+# What the raw input is, by the kind of inputs; of others pixels.
+RAW = {
+    "sound": "mean and deviation of bands", "wave": "mean and deviation of bands",
+    "film": "mean and deviation of pixels", "text": "counts of words",
+}  # fmt: skip
+
+
 def _inputs(inputs: dict[str, Any]) -> str:
     if inputs.get("kind") == "wave":
         how = ", each of mean 0 and variance 1" if inputs["normalise"] else ""
         return f"waveforms of up to {inputs['seconds']:g} s at {inputs['rate']:,} Hz{how}"
+    if inputs.get("kind") == "film":
+        return f"{inputs['frames']} frames of {inputs['size']} px, {inputs['rate']:g} a second, crop {inputs['crop']:g}"
+    if inputs.get("kind") == "text":
+        return f"{inputs['sentences']} sentences of up to {inputs['length']} of {len(inputs['words']):,} words"
     if inputs.get("kind") == "sound":
         return (
             f"{inputs['frames']} frames of {inputs['mels']} log-mel bands ({inputs['front']}) at {inputs['rate']:,} Hz"

@@ -7,7 +7,7 @@ from torch import nn
 
 from tacit import encoders
 from tacit.data.transcript import Sentence, Transcript
-from tacit.encoders import JointSpace
+from tacit.encoders import JointSpace, load_joint
 from tacit.errors import BadRecord, DataError, UsageError
 from tacit.evaluation.across import ACROSS, chances, embedded, evaluate_across, joint_twin, run_across
 from tacit.evaluation.protocols import parse
@@ -201,3 +201,17 @@ def test_the_random_twin_has_other_weights_and_keeps_the_run_as_it_is():
     names = [dict(space.encoders["video"].named_parameters())["trunk.patch_embed.weight"] for space in (twin, again)]
     assert torch.equal(*names)
     assert not torch.equal(names[0], joint.encoders["video"].trunk.patch_embed.weight)
+
+
+def test_a_table_says_what_films_and_words_are():
+    from tacit.evaluation.tables import _inputs
+
+    assert _inputs(FILM.to_dict()).startswith(f"{FILM.frames} frames of {FILM.size} px")
+    assert _inputs(TEXT.to_dict()).endswith(f"of {len(TEXT.words)} words")
+
+
+def test_an_encoder_of_a_run_sends_to_the_run(tmp_path):
+    (tmp_path / "joint").mkdir()
+    (tmp_path / "joint" / "joint.json").write_text("{}")
+    with pytest.raises(DataError, match=f"Give the run itself: {tmp_path}"):
+        load_joint(tmp_path / "encoders" / "audio")
