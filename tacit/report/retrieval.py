@@ -28,7 +28,8 @@ SAID = {"video": "film", "audio": "sound", "text": "sentence"}
 HOW = (
     "Each row starts with a {0} drawn by chance, then come the {1}s nearest to it in the space where the two meet "
     "(cosine below each). The record's own is marked ✓✓, and others of its class ✓ where there are labels. It should "
-    "be among the first, and the others should fit too; bad: the same few {1}s in every row."
+    "be among the first, and the others should fit too; bad: the same few {1}s in every row. The run was trained on "
+    "these records unless --data named others, which flatters it."
 )
 RECALL = "Of {0} {1}s, one look at the middle of each, the own {2} of {3:,} comes first for {4} and among the first "
 RECALL += "five for {5}; chance is {6} and {7}."
