@@ -121,6 +121,8 @@ def pretrain(
         raise DataError(f"--val {val} has no labels, and serves nothing but an accuracy. Leave it out, or label it.")
     check_enough(source, settings)
     settings = settings.measured(source)
+    if wrong := problems_of(cls, settings, devices * nodes):  # what the data lacks can make settings impossible
+        raise BadSettings(wrong)
     per_epoch = steps_per_epoch(settings, len(source))
     total = steps or (going_on or {}).get("steps") or settings.epochs * per_epoch
     resolved = {

@@ -51,7 +51,7 @@ def take(
         DataError: no encoder yet, no data where the run had it, or none of it readable.
     """
     encoder = encoders.load(run.path)
-    source = _open(run, data, encoder.inputs)
+    source = _open(run, data, encoder.inputs, of_clips=(run.path / "joint" / "joint.json").is_file())
     rows = np.sort(np.random.default_rng(seed).permutation(len(source))[:limit])
     chosen = source.select(rows)
     tell = progress and (lambda done: progress(f"features, {run.path.name}", done, len(rows)))
@@ -67,8 +67,9 @@ def take(
     )
 
 
-def _open(run: Run, data: Any, inputs: Inputs | SoundInputs) -> Source:
-    how = {"channels": inputs.channels, "kind": field_of(inputs)}
+def _open(run: Run, data: Any, inputs: Inputs | SoundInputs, of_clips: bool) -> Source:
+    kind = "video" if of_clips else field_of(inputs)  # of clips all that they hold is shown, whatever is encoded
+    how = {"channels": inputs.channels, "kind": kind}
     if data is not None:
         return open_source(data, **how)
     return mix([open_source(one, **how) for one in run.settings["data"]])

@@ -9,6 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+import tacit
+from benchmarks.made_clips import write_clips
 from tacit import encoders
 from tacit.data import Source
 from tacit.data.source import Place
@@ -296,3 +298,11 @@ def test_sounds_that_share_a_direction_at_first_are_no_collapse():
     assert found["embeddings"].shape == found["positives"].shape == (BATCH, method.s.fine)
     assert found["embeddings"].mean(0).norm() < 0.5  # as a whole they lean nowhere
     torch.testing.assert_close(found["embeddings"].norm(dim=1), torch.ones(BATCH))
+
+
+def test_data_that_leaves_nothing_to_compare_is_one_line(tmp_path):
+    folder = write_clips(tmp_path / "sounds", 4, seconds=(0.5, 0.6), no_video=1.0).parent
+    tiny = [f"{name}={value}" for name, value in VATT.tiny.items() if name != "vocabulary"]
+    with pytest.raises(BadSettings, match=r"No two of audio, text are compared.*--set audio_text=1"):
+        tacit.pretrain("vatt", f"clips:{folder}", tmp_path / "run", preset="small", batch_size=4, set=tiny)
+    assert not (tmp_path / "run").exists()

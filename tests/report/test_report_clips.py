@@ -24,7 +24,7 @@ from tacit.report.contents import _pictures
 from tacit.report.curves import CURVES
 from tacit.report.pictures import FRAMES, GAP, Thumbnails
 from tacit.report.retrieval import directions, ranked
-from tacit.report.sample import Sample
+from tacit.report.sample import Sample, take
 from tacit.report.tiles import FRAME
 from tacit.run import Run
 from tacit.views import FilmClip, FilmInputs, SentenceBag, TextInputs, Views, WaveClip, WaveInputs
@@ -96,6 +96,21 @@ def test_the_page_shows_films_their_sounds_and_words(run, tmp_path, monkeypatch)
     uri = re.search(f'<img src="data:image/jpeg;base64,([^"]+)"[^>]*height="{height}"', neighbours)[1]
     assert Image.open(io.BytesIO(base64.b64decode(uri))).size == (FRAME, height)
     assert len(page) < 4_000_000
+
+
+def test_sounds_are_found_by_what_is_said_in_them(clips, tmp_path):
+    parts = {of: made(of) for of in ("audio", "text")}
+    how = {"kind": "fac", "fine": 16, "coarse": 8, "audio_text": True}
+    head = common_space(widths={of: e.width for of, e in parts.items()}, **how)
+    save_joint(tmp_path, parts, head, how, [("audio", "text")])
+    about = {"method": "vatt", "data": [f"clips:{clips}"], "seed": 0, "settings": {}}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(about))
+    found = take(Run(tmp_path), None, limit=99, seed=0)
+    shown = retrieval_room.retrieval_section({"a": found}, [Run(tmp_path)], seed=0).markup
+    assert "From a sentence to sounds" in shown
+    assert 'class="strip sounds"' in shown
+    assert shown.count('class="query asks"') == retrieval_room.QUERIES
+    assert "<audio" in shown
 
 
 def test_frames_of_a_strip_are_those_the_encoder_looks_at(clips):
