@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tacit.data import clips, episodes, exams, sequences
+from tacit.data import clips, episodes, exams, sequence_sets, sequences
 from tacit.data.archive import Members, index_tars, index_zip
 from tacit.data.containers import FILMS
 from tacit.data.folder import Files, index_folder
@@ -161,7 +161,7 @@ def parts_of(data: Any, test: Any = None) -> tuple[Any, Any]:
         return tuple(part if part is None else f"{clips.PREFIX}{part}" for part in parts)
     if test is None and isinstance(data, str) and data.startswith(sequences.PREFIX):
         path, options = sequences.Options.parse(data[len(sequences.PREFIX) :])
-        if sequences.both_parts(path, options):
+        if sequence_sets.both_parts(path, options):
             return tuple(f"{data}{',' if str(path) != data[len(sequences.PREFIX) :] else ':'}part={part}"
                          for part in ("train", "test"))  # fmt: skip
     if test is None and isinstance(data, str | os.PathLike) and Path(data).is_dir():
@@ -321,7 +321,7 @@ def _films_alone(folder: Path) -> bool:
 
 def _open_sequences(text: str, channels: int) -> Source:
     """Clips of talking people, grouped by video; labels are emotions or sentiment, in `targets`."""
-    found = sequences.open_sequences(*sequences.Options.parse(text))
+    found = sequence_sets.open_sequences(*sequences.Options.parse(text))
     return Source(
         found.store, channels, None, None, found.fingerprint, skipped=found.skipped, notes=found.notes,
         targets=found.targets, groups=found.groups,
