@@ -90,6 +90,7 @@ def rows(comparison: dict[str, Any]) -> list[tuple[str, ...]]:
 RAW = {
     "sound": "mean and deviation of bands", "wave": "mean and deviation of bands",
     "film": "mean and deviation of pixels", "text": "counts of words",
+    "sequences": "means and deviations over time",
 }  # fmt: skip
 
 
@@ -101,6 +102,10 @@ def _inputs(inputs: dict[str, Any]) -> str:
         return f"{inputs['frames']} frames of {inputs['size']} px, {inputs['rate']:g} a second, crop {inputs['crop']:g}"
     if inputs.get("kind") == "text":
         return f"{inputs['sentences']} sentences of up to {inputs['length']} of {len(inputs['words']):,} words"
+    if inputs.get("kind") == "sequences":
+        each = zip(("text", "audio", "vision"), inputs["lengths"], inputs["dims"], strict=True)
+        read = (f"{name} {length} x {dim}" for name, length, dim in each if dim)
+        return f"sequences of up to so many positions x numbers: {', '.join(read)}"
     if inputs.get("kind") == "sound":
         return (
             f"{inputs['frames']} frames of {inputs['mels']} log-mel bands ({inputs['front']}) at {inputs['rate']:,} Hz"

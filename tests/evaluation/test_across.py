@@ -210,6 +210,20 @@ def test_a_table_says_what_films_and_words_are():
     assert _inputs(TEXT.to_dict()).endswith(f"of {len(TEXT.words)} words")
 
 
+def test_tables_have_words_for_every_kind_of_inputs():
+    from tacit.evaluation.tables import _feature, _inputs
+    from tacit.views import SequenceInputs, kaldi_inputs
+    from tacit.views.kinds import KINDS
+
+    made = [FILM, TEXT, WaveInputs(100, 1.0, False, True), kaldi_inputs(8), SequenceInputs((4, 16, 0), (1, 5, 0), 9)]
+    assert {type(inputs) for inputs in made} == set(KINDS.values())
+    raw = {"of": "raw-input", "settings": {}}
+    for inputs in made:
+        assert _inputs(inputs.to_dict())
+        assert _feature(raw, inputs.to_dict()) != "pixels"
+    assert _inputs(made[-1].to_dict()).endswith("text 4 x 1, audio 16 x 5")
+
+
 def test_an_encoder_of_a_run_sends_to_the_run(tmp_path):
     (tmp_path / "joint").mkdir()
     (tmp_path / "joint" / "joint.json").write_text("{}")
