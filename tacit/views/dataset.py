@@ -20,6 +20,7 @@ from tacit.views.random import rng
 
 TRIES = 20
 LACKING = {"audio": "sound", "video": "video", "text": "text"}
+LONG = ("audio", "video")  # of which one part may be broken, and others not
 REPLACEMENT = 1 << 40  # a view number no method has, for draws of a replacement record
 
 
@@ -66,10 +67,7 @@ class Views(Dataset):
             try:
                 return {**self._read(epoch, index, repeat), "bad": bad}
             except BadRecord as error:
-                if self.fields[0] not in (
-                    "audio",
-                    "video",
-                ):  # of a long recording one part may be broken, and others not
+                if self.fields[0] not in LONG:
                     self._bad[index] = str(error)
                 bad.append((index, self.source.name(index), str(error)))
         raise DataError(
@@ -87,9 +85,11 @@ class Views(Dataset):
         record = self.source.record(index, distinct)
         seconds = self._seconds(record) if any(self._timed) else 0.0
         params: list[Any] = []
+        crops: list[Any] = [None] * len(self.views)
         for n, (number, view, field) in enumerate(zip(self.numbers, self.views, self.fields, strict=True)):
             if record[field] is None:
-                params.append(self._stand_in(n)[1])
+                crops[n], drawn = self._stand_in(n)
+                params.append(drawn)
                 continue
             told = {"seconds": seconds} if self._timed[n] else {}
             drawn = view.draw(rng(self.seed, epoch, index, number, repeat), *record[field].extent, **told)
@@ -98,8 +98,9 @@ class Views(Dataset):
             if getattr(view, "grouped", False):
                 drawn["group"] = int(index if self._group is None else self._group[index])
             params.append(drawn)
-        crops: list[Any] = [None] * len(params)
         for field in distinct:  # each picture or sound is decoded once
+            if record[field] is None:
+                continue
             numbers = [n for n, other in enumerate(self.fields) if other == field]
             found = self._cut(record[field], numbers, params)
             for n, crop in zip(numbers, found or [None] * len(numbers), strict=True):
@@ -111,9 +112,7 @@ class Views(Dataset):
         return {"crops": crops, "params": params, "index": index, "label": record.get("label", -1)}
 
     def _cut(self, field: Any, numbers: list[int], params: list[Any]) -> list[Any] | None:
-        """What these views read of a field; None where it is not there, or is silence that may be missing."""
-        if field is None:
-            return None
+        """What these views read of a field; None where it is silence that may be missing."""
         cuts = [self.views[n].cut(params[n]) for n in numbers]
         try:
             return field.crops(cuts)
