@@ -33,7 +33,11 @@ class JointSpace(nn.Module):
         self.encoders, self.head, self.pairs = nn.ModuleDict(encoders), head, pairs
 
     def embed(self, of: str, x: Tensor, other: str) -> Tensor:
-        return self.head({of: self.encoders[of](x)})[of, other]
+        return self.meet(of, self.encoders[of](x), other)
+
+    def meet(self, of: str, features: Tensor, other: str) -> Tensor:
+        """The same of what the encoder made of inputs, [B, width]."""
+        return self.head({of: features})[of, other]
 
 
 def save_joint(

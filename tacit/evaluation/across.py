@@ -80,17 +80,13 @@ def evaluate_across(
     scores: list[Score] = []
     bad: dict[str, str] = {}
     for of, space in subjects:
-        kept: dict[tuple, tuple[Tensor, Tensor]] = {}
+        kept: dict[tuple, tuple[Tensor, Tensor]] = {}  # what is read of a modality serves all that it meets
         for one in asked:
             how, sides = run_across(**one.options), []
             for own, other in (ACROSS[one.name], ACROSS[one.name][::-1]):
-                key = (own, other, how["windows"], how["sentences"], how["average"])
-                if key not in kept:
-                    tell = progress and (lambda done, n, of=of, own=own: progress(f"{own}, {of}", done, n))
-                    kept[key] = embedded(
-                        space, source, own, other, how, bad, workers=workers, device=device, progress=tell
-                    )
-                sides.append(kept[key])
+                tell = progress and (lambda done, n, of=of, own=own: progress(f"{own}, {of}", done, n))
+                told = {"workers": workers, "device": device, "progress": tell}
+                sides.append(embedded(space, source, own, other, how, bad, kept, **told))
             scores += _scores(one, of, source, sides, how, seed)
     first = next(iter(joint.encoders.values()))
     digest = hashlib.blake2b(source.fingerprint.encode(), digest_size=8).hexdigest()
@@ -152,28 +148,29 @@ def chances(found: Scores, ids: Tensor, answers: Tensor, depths: Sequence[int]) 
 
 @torch.no_grad()
 def embedded(
-    joint: JointSpace, source: Source, of: str, other: str, how: dict[str, Any], bad: dict[str, str], *,
-    workers: int = 0, device: torch.device | str = "cpu", batch_size: int = 32,
-    progress: Callable[[int, int], None] | None = None,
+    joint: JointSpace, source: Source, of: str, other: str, how: dict[str, Any], bad: dict[str, str],
+    kept: dict[tuple, tuple[Tensor, Tensor]] | None = None, *, workers: int = 0, device: torch.device | str = "cpu",
+    batch_size: int = 32, progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Embeddings [N, D] of a modality where it meets the other, and the numbers [N] of the records these are of.
 
     The mean over `how["windows"]` pieces, as they are, or each normalised before where similarities are averaged.
-    Records that lack the modality are left out; `bad` gets the names of those that cannot be read, and why.
+    Records that lack the modality are left out; `bad` gets the names of those that cannot be read, and why. `kept`
+    holds the features of what was read before, and gets those of this.
     """
     joint, inputs = joint.to(device).eval(), joint.encoders[of].inputs
     inputs = replace(inputs, sentences=how["sentences"]) if isinstance(inputs, TextInputs) else inputs
-    unit = how["average"] == "similarities"
-    unread: list[tuple[str, str]] = []
-
-    def make(x: Tensor) -> Tensor:
-        z = joint.embed(of, x, other).float()
-        return F.normalize(z, dim=1) if unit else z
-
-    told = {"workers": workers, "device": device, "batch_size": batch_size, "progress": progress}
-    found = [(number, z.mean(0)) for number, z in read_windows(make, source, inputs, how["windows"], unread, **told)]
-    bad |= dict(unread)
-    return torch.stack([z for _, z in found]), torch.tensor([number for number, _ in found])
+    kept, key = {} if kept is None else kept, (of, how["windows"], how["sentences"])
+    if key not in kept:
+        unread: list[tuple[str, str]] = []
+        told = {"workers": workers, "device": device, "batch_size": batch_size, "progress": progress}
+        found = list(read_windows(joint.encoders[of], source, inputs, how["windows"], unread, **told))
+        bad |= dict(unread)
+        kept[key] = torch.stack([each for _, each in found]), torch.tensor([number for number, _ in found])
+    features, index = kept[key]  # [N, windows, width]
+    z = joint.meet(of, features.flatten(0, 1).to(device), other).float().cpu()
+    z = F.normalize(z, dim=1) if how["average"] == "similarities" else z
+    return z.unflatten(0, features.shape[:2]).mean(1), index
 
 
 def joint_twin(joint: JointSpace, seed: int) -> JointSpace:
