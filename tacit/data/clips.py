@@ -19,6 +19,7 @@ from tacit.data.clip_lists import PREFIX, Clip
 from tacit.data.containers import Held, probe, pyav
 from tacit.data.film import Film
 from tacit.data.index import Index, stored, write
+from tacit.data.kinds import LACKING
 from tacit.data.labels import as_numbers, class_folders, parts_note, parts_of, stray_note
 from tacit.data.recording import Recording
 from tacit.data.source import ORDER, Place
@@ -26,7 +27,6 @@ from tacit.data.transcript import Transcript
 from tacit.errors import BadRecord, DataError, Unknown, UsageError
 
 THREADS = 8  # that look into files
-WORDS = {"video": "video", "audio": "sound", "text": "text"}
 
 
 @dataclass
@@ -165,7 +165,7 @@ def _build(path: Path, where: Path, rate: float) -> Index:
     fields = [f for f in ORDER if has[f]]
     for f in fields:
         if lacking := len(clips) - has[f]:
-            notes.append(f"{lacking:,} of {len(clips):,} clips have no {WORDS[f]}.")
+            notes.append(f"{lacking:,} of {len(clips):,} clips have no {LACKING[f]}.")
     facts = {
         "classes": None if found is None else found[1], "skipped": skipped, "notes": [*listed.notes, *notes],
         "kind": "video", "fields": fields, "root": listed.root, "stamps": listed.stamps, "stamp": "",

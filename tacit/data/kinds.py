@@ -22,6 +22,8 @@ WORDS = {
     "text": ("text", "texts"),
     "sequences": ("record of feature sequences", "feature sequences"),
 }
+MODALITIES = ("video", "audio", "text")  # what a clip may have, in this order
+LACKING = {"video": "video", "audio": "sound", "text": "text"}  # what one is said to lack
 KNOWN = "; ".join(f"{WORDS[kind][1]} are: {' '.join(sorted(endings))}" for kind, endings in KINDS.items()).capitalize()
 
 

@@ -15,7 +15,7 @@ from tacit.data.archive import Members, index_tars, index_zip
 from tacit.data.containers import FILMS
 from tacit.data.folder import Files, index_folder
 from tacit.data.index import Index
-from tacit.data.kinds import FILES, TIMED, check_kind, check_readers
+from tacit.data.kinds import FILES, LACKING, TIMED, check_kind, check_readers
 from tacit.data.labels import PARTS, class_folders, parts_note
 from tacit.data.listing import index_listing, read_listing, root_of
 from tacit.data.source import Source, Store
@@ -293,7 +293,7 @@ def _open_clips(text: str, channels: int, cache: str | os.PathLike | None, kind:
         return source
     rows = np.flatnonzero([bool(found) for found in store.has(only)])
     if not len(rows):
-        raise DataError(f"None of the {len(store):,} clips of {text} has {clips.WORDS[only]}.")
+        raise DataError(f"None of the {len(store):,} clips of {text} has {LACKING[only]}.")
     chosen = source.select(rows)
     chosen.skipped, chosen.notes = source.skipped, source.notes
     return chosen

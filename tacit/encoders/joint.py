@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tacit.data.kinds import MODALITIES
 from tacit.encoders.encoder import Encoder
 from tacit.encoders.storage import load, save, write_tensors
 from tacit.errors import DataError
@@ -18,7 +19,6 @@ from tacit.heads import common_space
 from tacit.run import read_json, write_json
 
 FORMAT = 1
-ORDER = ("video", "audio", "text")  # the first one there is `run/encoder`
 
 
 class JointSpace(nn.Module):
@@ -44,13 +44,13 @@ def save_joint(
     run: Path, encoders: Mapping[str, Encoder], head: nn.Module, how: Mapping[str, object],
     pairs: list[tuple[str, str]],
 ) -> None:  # fmt: skip
-    """`run/encoder` of the first of `ORDER` that is there, `run/encoders/NAME` of the others, `run/joint` of the head.
+    """`run/encoder` of the first of `MODALITIES` there is, `run/encoders/NAME` of the others, `run/joint` of the head.
 
     Args:
         how: arguments of `common_space` but for the widths.
     """
     folders = {}
-    for of in (of for of in ORDER if of in encoders):
+    for of in (of for of in MODALITIES if of in encoders):
         folders[of] = f"encoders/{of}" if folders else "encoder"
         save(encoders[of], run / folders[of])
     write_tensors(run / "joint" / "head.safetensors", head.state_dict())

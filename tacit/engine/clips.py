@@ -9,13 +9,12 @@ from torch import Tensor
 
 from tacit import encoders
 from tacit.data import Source
+from tacit.data.kinds import MODALITIES
 from tacit.encoders import Encoder
 from tacit.engine.recipe import Recipe
 from tacit.errors import BadSettings
 from tacit.settings import again, setting
 from tacit.views import FilmInputs, TextInputs, WaveInputs, texts_of, vocabulary
-
-MODALITIES = ("video", "audio", "text")
 
 
 @dataclass(frozen=True)

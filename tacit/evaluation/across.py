@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tacit.data import Source
+from tacit.data.kinds import MODALITIES
 from tacit.encoders import JointSpace
 from tacit.errors import DataError, UsageError
 from tacit.evaluation.features import all_devices
@@ -27,7 +28,6 @@ from tacit.evaluation.task import Score, packed, random_twin
 from tacit.evaluation.windows import WINDOWS, read_windows
 from tacit.views import TextInputs
 
-MODALITIES = ("video", "audio", "text")
 AVERAGES = ("embeddings", "similarities")
 BY = ("record", "class")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tacit.data import Recording, Source
-from tacit.data.kinds import WORDS
+from tacit.data.kinds import LACKING, MODALITIES, WORDS
 from tacit.data.recording import Silence
 from tacit.errors import BadRecord, DataError
 from tacit.views.crop import View
@@ -19,7 +19,6 @@ from tacit.views.kinds import AnyInputs, field_of
 from tacit.views.random import rng
 
 TRIES = 20
-LACKING = {"audio": "sound", "video": "video", "text": "text"}
 LONG = ("audio", "video")  # of which one part may be broken, and others not
 REPLACEMENT = 1 << 40  # a view number no method has, for draws of a replacement record
 
@@ -136,7 +135,7 @@ class Views(Dataset):
 def check_fields(source: Source, wanted: set[str]) -> None:
     """Raises `DataError` where records lack what a method learns from."""
     missing, title = sorted(wanted - set(source.fields)), source.title or "The data"
-    timed = [field for field in ("video", "audio", "text") if field in missing]
+    timed = [field for field in MODALITIES if field in missing]
     if timed and ("video" in source.fields or "text" in source.fields):
         what = " and no ".join(LACKING[field] for field in timed)
         raise DataError(
