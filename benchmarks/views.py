@@ -3,7 +3,8 @@
     python benchmarks/views.py
     python benchmarks/views.py --peer lightly=ENV/bin/python --peer torchvision=ENV/bin/python --pairs 5
 
-A peer is a script of its name in benchmarks/peers, run by the Python of an environment that has it. `lightly` are its
+`decode` is decoding alone by Pillow, as peers do it, `torchcodec` by the library of that name, as it is done here. A
+peer is a script of its name in benchmarks/peers, run by the Python of an environment that has it. `lightly` are its
 transforms as documented, `torchvision` the same views by torchvision's v2 transforms on bytes decoded to a tensor.
 Programs take turns, each on one core and by that core's time, so that what else the machine does weighs little; ratios
 are of one turn, and their median is told with the smallest and largest. Photographs are scikit-learn's two, cut to 500
@@ -36,6 +37,7 @@ JOBS = {
     "one view": ("mae", {}),
 }
 SIZE = (500, 375)
+OWN = ("tacit", "decode", "torchcodec")
 
 
 def photographs(folder: Path, count: int = 64) -> Path:
@@ -55,10 +57,12 @@ def ours(job: str, folder: Path, count: int) -> float:
     import torch
 
     from tacit.data import open_source
+    from tacit.engine.memory import keep_memory
     from tacit.methods import find
     from tacit.views import Views, collate, finish
 
     torch.set_num_threads(1)
+    keep_memory()  # as in every run
     name, changes = JOBS[job]
     kind = find(name)
     views = kind(replace(kind.presets["paper"], encoder="vit_mini", patch=16, **changes)).views()
@@ -71,19 +75,26 @@ def ours(job: str, folder: Path, count: int) -> float:
     return seconds(batch, count)
 
 
-def decoding(folder: Path, count: int) -> float:
+def decoding(who: str, folder: Path, count: int) -> float:
+    """Seconds of one core for a photograph, by Pillow or by torchcodec."""
     files = sorted(folder.glob("*.jpg"))
+    if who == "decode":
+
+        def read(file: Path) -> None:
+            Image.open(file).convert("RGB")
+    else:
+        from torchcodec.decoders import decode_jpeg as read
 
     def batch(start: int, size: int) -> None:
         for i in range(size):
-            Image.open(files[(start + i) % len(files)]).convert("RGB")
+            read(files[(start + i) % len(files)])
 
     return seconds(batch, count)
 
 
 def told(who: str, python: str, job: str, folder: Path, count: int) -> float:
     """What a program of its own says, on one core."""
-    own = who in ("tacit", "decode")
+    own = who in OWN
     script = [str(HERE / "views.py"), "--one", who] if own else [str(HERE / "peers" / f"{who}_views.py")]
     command = [python, *script, job, str(folder), str(count)]
     alone = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") | {"PYTHONPATH": str(HERE.parent)}
@@ -104,9 +115,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         who, job, folder, count = options.one
-        print(decoding(Path(folder), int(count)) if who == "decode" else ours(job, Path(folder), int(count)))
+        print(ours(job, Path(folder), int(count)) if who == "tacit" else decoding(who, Path(folder), int(count)))
         return
-    programs = {"tacit": sys.executable, "decode": sys.executable}
+    programs = dict.fromkeys(OWN, sys.executable)
     programs |= dict(item.split("=", 1) for item in options.peer)
     parts = []
     with tempfile.TemporaryDirectory() as made:

@@ -141,7 +141,7 @@ class Crop:
 
     def photometry(self, images: Tensor, params: dict[str, Tensor]) -> Tensor:
         """All but erasing, in batches; what `fused` does to one record after another."""
-        x = images.to(torch.float32, copy=True)
+        x = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         if images.dtype == torch.uint8:
             x.div_(255)
         if self.jitter:

@@ -210,15 +210,16 @@ def finish(batch: dict[str, Any], views: Sequence[View]) -> list[dict[str, Tenso
 
 
 def stack(images: list[np.ndarray]) -> Tensor:
-    """B x [H, W, C] -> [B, C, H, W]; bytes stay bytes unless a record of the batch has floats. Sounds B x [1, n] ->
-    [B, 1, n]; films B x [T, H, W, C] -> [B, C, T, H, W]; ids B x [L, W] -> [B, L, W]."""
+    """B x [H, W, C] -> [B, C, H, W], whose channels stay last in memory; bytes stay bytes unless a record of the batch
+    has floats. Sounds B x [1, n] -> [B, 1, n]; films B x [T, H, W, C] -> [B, C, T, H, W]; ids B x [L, W] -> [B, L, W].
+    """
     if images[0].ndim == 2:
         return torch.from_numpy(np.stack(images))
     if images[0].ndim == 4:
         return torch.from_numpy(np.stack(images)).permute(0, 4, 1, 2, 3).contiguous()
     if len({image.dtype for image in images}) > 1:
         images = [i.astype(np.float32) / 255 if i.dtype == np.uint8 else i for i in images]
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def _column(values: list[Any]) -> Tensor:

@@ -54,8 +54,10 @@ def kept() -> bool:
 
 def crops(images: Tensor, params: dict[str, Tensor], crop: Crop) -> Tensor:
     """`Crop.photometry`: [B, C, H, W] uint8 or float in [0, 1], on a CPU -> float32, normalised."""
-    images, records = (images if images.dtype == torch.uint8 else images.float()).contiguous(), len(images)
-    out = torch.empty(images.shape, dtype=torch.float32)
+    records, out = len(images), torch.empty(images.shape, dtype=torch.float32)
+    images = images if images.dtype == torch.uint8 else images.float()
+    last = images.shape[1] == 3 and images.permute(0, 2, 3, 1).is_contiguous()
+    images = images.permute(0, 2, 3, 1) if last else images.contiguous()
     threads = min(torch.get_num_threads(), records)
     none = np.zeros(records, dtype=bool)
     jitter, order, amounts = none, np.zeros((records, 4), dtype=np.int64), np.zeros((records, 4), dtype=np.float32)
@@ -67,11 +69,11 @@ def crops(images: Tensor, params: dict[str, Tensor], crop: Crop) -> Tensor:
     solarize = params["solarize"].numpy() if crop.solarize_p else none
     mean, std = (np.array(values, dtype=np.float32) for values in (crop.inputs.mean, crop.inputs.std))
     scale = np.float32(255 if images.dtype == torch.uint8 else 1)
-    work = np.empty((threads, *images.shape[1:]), dtype=np.float32)
+    work = np.empty((threads, *out.shape[1:]), dtype=np.float32)
 
     def run(thread: int) -> None:
         _records(
-            images.numpy(), scale, out.numpy(), work[thread], thread, threads, jitter, order, amounts,
+            images.numpy(), last, scale, out.numpy(), work[thread], thread, threads, jitter, order, amounts,
             crop.brightness_adds, params["gray"].numpy(), weights, reach, solarize,
             np.float32(crop.solarize_threshold), mean, std,
         )  # fmt: skip
@@ -86,13 +88,13 @@ def crops(images: Tensor, params: dict[str, Tensor], crop: Crop) -> Tensor:
 
 @_compiled
 def _records(
-    images, scale, out, work, first, stride, jitter, order, amounts, adds, gray, weights, reach, solarize, threshold,
-    mean, std,
+    images, last, scale, out, work, first, stride, jitter, order, amounts, adds, gray, weights, reach, solarize,
+    threshold, mean, std,
 ):  # fmt: skip
-    colour = images.shape[1] == 3
+    colour = out.shape[1] == 3
     for i in range(first, len(images), stride):
         x = out[i]
-        _load(images[i], scale, x)
+        _load(images[i], last, scale, x)
         if jitter[i]:
             for place in range(4):
                 which = order[i, place]
@@ -120,12 +122,21 @@ def _unit(value):
 
 
 @_compiled
-def _load(image, scale, x):
-    for c in range(len(x)):
-        for y in range(x.shape[1]):
-            a, b = image[c, y], x[c, y]
-            for i in range(len(b)):
-                b[i] = np.float32(a[i]) / scale
+def _load(image, last, scale, x):
+    """[C, H, W], or [H, W, 3] if channels come `last`."""
+    values = image.reshape(-1)
+    if not last:
+        flat = x.reshape(-1)
+        for i in range(len(flat)):
+            flat[i] = np.float32(values[i]) / scale
+        return
+    width = x.shape[2]
+    for y in range(x.shape[1]):
+        row, r, g, b = values[3 * width * y : 3 * width * (y + 1)], x[0, y], x[1, y], x[2, y]
+        for i in range(width):
+            r[i] = np.float32(row[3 * i]) / scale
+            g[i] = np.float32(row[3 * i + 1]) / scale
+            b[i] = np.float32(row[3 * i + 2]) / scale
 
 
 @_compiled
@@ -143,9 +154,9 @@ def _contrast(x, amount):
     for c in range(len(x)):
         share = (_R, _G, _B)[c] if colour else _ONE / np.float32(len(x))
         for y in range(x.shape[1]):
-            row = _ZERO  # single precision for one row only, or the sum of a large picture would lose digits
-            for value in x[c, y]:
-                row += value
+            values, row = x[c, y], _ZERO  # single precision for one row only, or a large picture's sum loses digits
+            for i in range(len(values)):  # values taken one by one without a number would not be added many at once
+                row += values[i]
             total += share * row
     shift = np.float32(total / (x.shape[1] * x.shape[2])) * (_ONE - amount)
     flat = x.reshape(-1)

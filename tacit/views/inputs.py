@@ -47,8 +47,8 @@ class Inputs:
 
     def prepare(self, images: Tensor) -> Tensor:
         """uint8, or float in [0, 1], [B, C, H, W] -> normalised float32."""
-        x = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
-        return normalise(x, self.mean, self.std)
+        x = images.to(torch.float32, memory_format=torch.contiguous_format)
+        return normalise(x.div_(255) if images.dtype == torch.uint8 else x, self.mean, self.std)
 
 
 def normalise(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -8,6 +8,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resized_crop
 
+import tacit.data.picture
 from tacit.data import Cut, Picture
 from tacit.errors import BadRecord
 
@@ -166,3 +167,53 @@ def test_a_crop_of_a_large_picture_is_that_of_torchvision(interpolation, as_file
     assert np.abs(plain.astype(int) - np.asarray(expected)).max() <= 1
     np.testing.assert_array_equal(flipped, plain[:, ::-1])
     assert plain.dtype == np.uint8
+
+
+PHOTO = Image.fromarray(SMOOTH).resize((320, 240), 3)
+WHOLE = Cut(0, 0, 240, 320, (200, 200))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0, "quality": 95}, {"restart_marker_blocks": 3}]
+)
+def test_a_jpeg_has_the_pixels_that_pillow_reads(options):
+    data = encoded(PHOTO, "JPEG", **options)
+    picture = Picture(data)
+    np.testing.assert_array_equal(picture._whole_jpeg(), np.asarray(Image.open(io.BytesIO(data))))
+    (ours,) = picture.crops([WHOLE])
+    assert picture._image.fp is not None  # Pillow has read no more than the header
+    (theirs,) = Picture(np.asarray(Image.open(io.BytesIO(data)))).crops([WHOLE])
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_other_jpegs_and_broken_ones_are_left_to_pillow():
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    for image, options in ((PHOTO.convert("L"), {}), (PHOTO.convert("CMYK"), {}), (PHOTO, {"exif": rotated})):
+        picture = Picture(encoded(image, "JPEG", **options))
+        assert picture._whole_jpeg() is None
+        assert picture.crops([Cut(0, 0, 200, 200, (150, 150))])[0].shape == (150, 150, 3)
+    assert Picture(encoded(PHOTO, "JPEG"), channels=1)._whole_jpeg() is None
+    data = encoded(PHOTO, "JPEG")
+    for end in (len(data) // 2, len(data) - 40):
+        with pytest.raises(BadRecord, match="truncated"):
+            Picture(data[:end]).crops([WHOLE])
+
+
+def test_without_its_decoder_a_jpeg_is_the_same(monkeypatch):
+    (ours,) = Picture(encoded(PHOTO, "JPEG")).crops([WHOLE])
+    monkeypatch.setattr(tacit.data.picture, "_jpeg_decoder", lambda: None)
+    (theirs,) = Picture(encoded(PHOTO, "JPEG")).crops([WHOLE])
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_worker_is_silent_of_damage_that_libjpeg_repairs(monkeypatch, capfd):
+    data = encoded(PHOTO, "JPEG")
+    damaged = data[:-2] + bytes(10) + data[-2:]
+    Picture(damaged).crops([WHOLE])
+    if "extraneous bytes" not in capfd.readouterr().err:
+        pytest.skip("it says nothing in any process")
+    monkeypatch.setattr(tacit.data.picture, "get_worker_info", lambda: "a worker")
+    (crop,) = Picture(damaged).crops([WHOLE])
+    assert not capfd.readouterr().err
+    np.testing.assert_array_equal(crop, Picture(data).crops([WHOLE])[0])

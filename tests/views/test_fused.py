@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from tacit.views import Crop, input_spec, rng
-from tacit.views.dataset import _column
+from tacit.views.dataset import _column, stack
 
 fused = pytest.importorskip("tacit.views.fused", reason="needs numba")
 
@@ -108,3 +108,12 @@ def test_a_user_is_told_of_the_first_compilation_and_of_no_other(tmp_path):
         )  # fmt: skip
         said.append("once on this machine" in done.stderr)
     assert said == [True, False]
+
+
+def test_a_batch_keeps_its_channels_last_and_what_is_made_of_it_does_not():
+    pixels = [np.random.default_rng(i).integers(0, 256, (24, 24, 3), dtype=np.uint8) for i in range(4)]
+    x, crop = stack(pixels), Crop(input_spec(24, 3), **EVERYTHING)
+    assert x.shape == (4, 3, 24, 24)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    for made in (crop.photometry(x, drawn(crop, 4)), fused.crops(x, drawn(crop, 4), crop), crop.inputs.prepare(x)):
+        assert made.is_contiguous()
