@@ -6,8 +6,9 @@
 
 --label finds the class in the name of a file, --test is found in the paths of the clips to test on. A mixture is some
 seconds of noise 40 dB below full scale with the loudest second or two (or all, if it is shorter) of one to four clips
-at random times. ATST-Frame `small` is pre-trained without labels on the clips of training, or on their mixtures; beside
-it stand the same encoder at random initialisation and the log-mel bands of every frame. The line goes to
+at random times. ATST-Frame `small`, or another --method, is pre-trained without labels on the clips of training, or on
+their mixtures; or else --runs names what was pre-trained before (as by benchmarks/sounds.py), with {seed} in its path.
+Beside it stand the same encoder at random initialisation and the log-mel bands of every frame. The line goes to
 benchmarks/results/LOG.md, with intervals over the seeds, each of which draws mixtures of its own.
 """
 
@@ -64,19 +65,23 @@ def mix(clips: list[tuple[Path, str]], folder: Path, count: int, seconds: float,
         csv.writer(file, delimiter="\t").writerows(rows)
 
 
+def pretrained(options: argparse.Namespace, clips: list[tuple[Path, str]], data: Path, seed: int) -> tacit.Run:
+    table = options.out / f"{options.name}.csv"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path",), *((str(path.resolve()),) for path, _ in clips)])
+    return tacit.pretrain(
+        options.method, str(table if options.on == "clips" else data / "train"),
+        options.out / f"{options.method}-{options.name}-{seed}", preset="small", seed=seed,
+        set=["check_every=0", *options.set], workers=0, resume=True,
+    )  # fmt: skip
+
+
 def one_seed(options: argparse.Namespace, parts: dict[str, list[tuple[Path, str]]], seed: int) -> dict:
     """Scores by (of, metric)."""
     data = options.out / f"{options.name}-{options.train}-{options.tests}-{options.seconds:g}-{seed}"
     for number, (name, count) in enumerate((("train", options.train), ("test", options.tests))):
         mix(parts[name], data / name, count, options.seconds, 2 * seed + number)
-    table = options.out / f"{options.name}.csv"
-    with table.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("path",), *((str(path.resolve()),) for path, _ in parts["train"])])
-    run = tacit.pretrain(
-        "atst_frame", str(table if options.on == "clips" else data / "train"),
-        options.out / f"atst_frame-{options.name}-{seed}", preset="small", seed=seed,
-        set=["check_every=0", *options.set], workers=0, resume=True,
-    )  # fmt: skip
+    run = Path(options.runs.format(seed=seed)) if options.runs else pretrained(options, parts["train"], data, seed)
     result = tacit.evaluate(run, data, protocol="events", seed=seed, workers=0)
     scores = {(r["of"], r["metric"]): r["value"] for r in result["results"]}
     print(f"seed {seed}: " + ", ".join(f"{of} {m} {100 * v:.1f}" for (of, m), v in scores.items()), file=sys.stderr)
@@ -91,6 +96,8 @@ def main() -> None:
         "--label", metavar="REGEX", required=True, help="its first group is the class, in a file's name"
     )
     parser.add_argument("--test", metavar="REGEX", required=True, help="found in the paths of clips to test on")
+    parser.add_argument("--method", default="atst_frame")
+    parser.add_argument("--runs", metavar="PATH", help="score these; {seed} stands for the seed")
     parser.add_argument("--on", choices=("clips", "mixtures"), default="clips", help="what is pre-trained on")
     parser.add_argument("--seconds", type=float, default=10, help="of a mixture")
     parser.add_argument("--train", type=int, default=200, help="mixtures to learn from")
@@ -112,7 +119,7 @@ def main() -> None:
     others = {"random-init": "random init", "raw-input": "log-mel frames"}
     told = [told_over(metric, seeds, others) for metric in METRICS]
     note(
-        f"events, atst_frame `small` on {options.on} of {options.name}, {options.train} mixtures with labels, "
+        f"events, {options.method} `small` on {options.on} of {options.name}, {options.train} mixtures with labels, "
         f"{len(seeds)} seeds: {'; '.join(told)}",
         keep=not options.no_log,
     )
