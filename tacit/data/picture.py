@@ -156,7 +156,7 @@ class Picture:
         try:
             with _unheard():
                 return _jpeg_decoder()(self._jpeg).permute(1, 2, 0).numpy()
-        except RuntimeError:
+        except (RuntimeError, OSError):  # the second where stderr is closed, or no file can be opened any more
             return None
 
 
@@ -170,20 +170,24 @@ def _jpeg_decoder() -> Callable[[bytes], Tensor] | None:
     return decode_jpeg
 
 
+@cache
+def _nowhere() -> int:
+    return os.open(os.devnull, os.O_WRONLY)
+
+
 @contextmanager
 def _unheard() -> Iterator[None]:
     """In a worker process: without what libjpeg writes to stderr, which names no file, of damage that it repairs."""
     if get_worker_info() is None:
         yield
         return
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    kept = os.dup(2)
     try:
+        os.dup2(_nowhere(), 2)
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        os.close(nowhere)
 
 
 def _decode(read):

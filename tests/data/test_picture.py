@@ -217,3 +217,14 @@ def test_a_worker_is_silent_of_damage_that_libjpeg_repairs(monkeypatch, capfd):
     (crop,) = Picture(damaged).crops([WHOLE])
     assert not capfd.readouterr().err
     np.testing.assert_array_equal(crop, Picture(data).crops([WHOLE])[0])
+
+
+def test_a_worker_without_stderr_reads_too(monkeypatch):
+    (expected,) = Picture(encoded(PHOTO, "JPEG")).crops([WHOLE])
+    monkeypatch.setattr(tacit.data.picture, "get_worker_info", lambda: "a worker")
+
+    def closed(number):
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr(tacit.data.picture.os, "dup", closed)
+    np.testing.assert_array_equal(Picture(encoded(PHOTO, "JPEG")).crops([WHOLE])[0], expected)
