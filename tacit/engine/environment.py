@@ -13,7 +13,18 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("tacit", "torch", "torchvision", "timm", "lightning", "numpy", "pillow", "pyarrow", "datasets")
+PACKAGES = [
+    "tacit",
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning",
+    "numpy",
+    "pillow",
+    "torchcodec",
+    "pyarrow",
+    "datasets",
+]
 
 
 def environment() -> dict[str, Any]:
