@@ -4,15 +4,17 @@
     python benchmarks/jobs.py --peer lightly=ENV/bin/python --peer stable=ENV/bin/python --turns 3
     python benchmarks/jobs.py --jobs mae --precision 32 --no-log
     python benchmarks/jobs.py --jobs asit --peer torchaudio=ENV/bin/python
+    OFFICIAL=CLONES python benchmarks/jobs.py --jobs dino moby mae moco_v3 --peer official=ENV/bin/python
 
 A job is an entry of JOBS: our method, what is set of it, and who else has it. A peer is benchmarks/peers/NAME_jobs.py,
-run by the Python of an environment that has it: the same files, trunk, crops and batch, its own way of all else. Ours
-is in the precision that `tacit pretrain` takes by itself, or in --precision; where that is bf16, a peer runs twice, as
-its documentation has it, in fp32, and with torch's autocast to bf16. Programs take turns. A ratio is of one turn, by
-the time of the program's own threads (`core`, what a machine that others use measures best; with workers, whose time
-that is not, read `wall`) and by the clock on the wall; the median is told with the smallest and largest. Losses at the
-first and last step are printed, so that it shows that all learn alike. Photographs as in benchmarks/views.py, sounds as
-in benchmarks/recordings.py. A line goes to benchmarks/results/LOG.md.
+run by the Python of an environment that has it: the same files, trunk, crops and batch, its own way of all else. The
+peer `official` is the papers' own repositories, cloned into the folder that OFFICIAL names (official_jobs.py says
+which). Ours is in the precision that `tacit pretrain` takes by itself, or in --precision; where that is bf16, a peer
+runs twice, as its documentation has it, in fp32, and with torch's autocast to bf16. Programs take turns. A ratio is of
+one turn, by the time of the program's own threads (`core`, what a machine that others use measures best; with workers,
+whose time that is not, read `wall`) and by the clock on the wall; the median is told with the smallest and largest.
+Losses at the first and last step are printed, so that it shows that all learn alike. Photographs as in
+benchmarks/views.py, sounds as in benchmarks/recordings.py. A line goes to benchmarks/results/LOG.md.
 """
 
 from __future__ import annotations
@@ -59,13 +61,15 @@ class Job(NamedTuple):
 
 
 JOBS = {
-    "moby": Job("MoBY Swin-T, 224", "moby", (), ("lightly",)),
+    "moby": Job("MoBY Swin-T, 224", "moby", (), ("lightly", "official")),
     "dino": Job(
         "DINO ViT-T/16, 2 x 224 + 6 x 96", "dino", ("encoder=vit_tiny_patch16_224", "local_crops=6"),
-        ("lightly", "stable"),
+        ("lightly", "stable", "official", "lightly_train"),
     ),
-    "moco_v3": Job("MoCo v3 ViT-S/16, 224", "moco_v3", (), ("stable",)),
-    "mae": Job("MAE ViT-S/16, 224", "mae", ("encoder=vit_small_patch16_224",), ("lightly", "stable")),
+    "moco_v3": Job("MoCo v3 ViT-S/16, 224", "moco_v3", (), ("stable", "official", "solo")),
+    "mae": Job(
+        "MAE ViT-S/16, 224", "mae", ("encoder=vit_small_patch16_224",), ("lightly", "stable", "official", "solo"),
+    ),
     "simmim": Job(
         "SimMIM ViT-S/16, 224", "simmim", ("encoder=vit_small_patch16_224", "size=224", "window="),
         ("lightly", "stable"),
