@@ -99,8 +99,9 @@ class Picture:
             self.height, self.width = self._array.shape[:2]
         else:
             self.width, self.height = self._image.size
-            self._turned = _decode(self._image.getexif).get(ORIENTATION, 1) != 1
-            if self._turned and _decode(self._image.getexif)[ORIENTATION] >= 5:
+            orientation = _decode(self._image.getexif).get(ORIENTATION, 1)
+            self._turned = orientation != 1
+            if orientation >= 5:
                 self.width, self.height = self.height, self.width
             if self._image.format == "JPEG" and self._image.mode == "RGB" and channels == 3 and not self._turned:
                 self._jpeg = data
