@@ -26,6 +26,7 @@ from tacit.encoders import Encoder
 from tacit.errors import BadRecord, DataError
 from tacit.evaluation.features import all_devices
 from tacit.views import Inputs
+from tacit.views.dataset import stack
 from tacit.views.filterbank import kaldi_fbank
 from tacit.views.words import words_of
 
@@ -126,10 +127,10 @@ class _Pieces(IterableDataset):
             for pixels in film.each(cut):
                 held.append(pixels)
                 if len(held) == BATCH:
-                    yield Piece(index, _stacked(held))
+                    yield Piece(index, stack(held))
                     held = []
             if held:
-                yield Piece(index, _stacked(held))
+                yield Piece(index, stack(held))
         rest |= sound_of(self._field(index, "audio")) | words_and_times(self._field(index, "text"))
         if not rest:
             raise BadRecord("no film that is looked at, no sound and no words")
@@ -144,10 +145,6 @@ class _Pieces(IterableDataset):
             if field == "text":  # no sentence, or none in this part of the film: nobody speaks
                 return None
             raise
-
-
-def _stacked(frames: list[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
 
 
 def frame_times(seconds: float, fps: float) -> np.ndarray:
