@@ -19,10 +19,10 @@ from tacit.data.clip_lists import PREFIX, Clip
 from tacit.data.containers import Held, probe, pyav
 from tacit.data.film import Film
 from tacit.data.index import Index, stored, write
-from tacit.data.kinds import LACKING
+from tacit.data.kinds import LACKING, MODALITIES
 from tacit.data.labels import as_numbers, class_folders, parts_note, parts_of, stray_note
 from tacit.data.recording import Recording
-from tacit.data.source import ORDER, Place
+from tacit.data.source import Place
 from tacit.data.transcript import Transcript
 from tacit.errors import BadRecord, DataError, Unknown, UsageError
 
@@ -123,7 +123,7 @@ def parse(text: str) -> tuple[Path, float]:
 def stamp_of(root: str, index: Index) -> str:
     """Size and time of every file."""
     digest = hashlib.blake2b(digest_size=16)
-    for column in ORDER:
+    for column in MODALITIES:
         for name in dict.fromkeys(index.table.column(column).to_pylist()):
             try:
                 stat = os.stat(os.path.join(root, name)) if name else None
@@ -161,8 +161,8 @@ def _build(path: Path, where: Path, rate: float) -> Index:
         columns[name] = pa.array([getattr(c, name) for c in clips], pa.float64())
     if found is not None:
         columns["label"] = pa.array(found[0])
-    has = {f: sum(bool(getattr(c, f) or (f == "text" and c.words)) for c in clips) for f in ORDER}
-    fields = [f for f in ORDER if has[f]]
+    has = {f: sum(bool(getattr(c, f) or (f == "text" and c.words)) for c in clips) for f in MODALITIES}
+    fields = [f for f in MODALITIES if has[f]]
     for f in fields:
         if lacking := len(clips) - has[f]:
             notes.append(f"{lacking:,} of {len(clips):,} clips have no {LACKING[f]}.")
@@ -173,7 +173,7 @@ def _build(path: Path, where: Path, rate: float) -> Index:
     index = write(where, columns, facts)
     facts["stamp"] = stamp_of(listed.root, index)
     digest = hashlib.blake2b(digest_size=16)  # of what else there is to a clip than its name
-    for name in (*ORDER, "words", "start", "end", "rate"):
+    for name in (*MODALITIES, "words", "start", "end", "rate"):
         digest.update(repr(columns[name].to_pylist()).encode())
     facts["content"] = digest.hexdigest()
     return write(where, columns, facts)

@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from tacit.data import clips, recording, transcript
+from tacit.data import clips, kinds, recording, transcript
 from tacit.data.clip_lists import RATE_NAMES, TEXT_NAMES, VIDEO_NAMES
 from tacit.data.containers import FILMS
 from tacit.data.labels import LABEL_NAMES, parts_of
 from tacit.data.listing import SOUND_NAMES, read_listing
 from tacit.data.sequence_folder import COLUMNS, PARTS
 from tacit.data.sequences import MODALITIES, video_of
-from tacit.data.source import ORDER, Source
+from tacit.data.source import Source
 from tacit.data.targets import SEPARATOR
 from tacit.run import atomic
 
@@ -64,7 +64,7 @@ def _path(name: str) -> str:
 def made_of(source: Source, index: int) -> str:
     """Changes when a file of the clip does, or its place in it."""
     digest = hashlib.blake2b(digest_size=16)
-    for field in ORDER:
+    for field in kinds.MODALITIES:
         place = source.store.read(index, field) if field in source.fields else None
         if place is None or not isinstance(place.what, Path):
             digest.update(repr((field, place)).encode())
@@ -140,7 +140,8 @@ def labels_of(source: Source, text: str, ids: Sequence[str]) -> tuple[dict[str, 
 
 def _film(source: Source, index: int) -> str:
     """Which clips of one film share."""
-    place = next(p for field in ORDER if field in source.fields and (p := source.store.read(index, field)) is not None)
+    fields = [field for field in kinds.MODALITIES if field in source.fields]
+    place = next(p for field in fields if (p := source.store.read(index, field)) is not None)
     return os.path.relpath(place.what, source.store.root) if isinstance(place.what, Path) else source.name(index)
 
 

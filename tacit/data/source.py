@@ -11,14 +11,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from tacit.data.film import Film
-from tacit.data.kinds import WORDS
+from tacit.data.kinds import MODALITIES, WORDS
 from tacit.data.picture import Picture
 from tacit.data.recording import Recording
 from tacit.data.targets import Targets
 from tacit.data.transcript import Transcript
 from tacit.errors import BadRecord, DataError, UsageError
-
-ORDER = ("video", "audio", "text")  # of the fields of a record of several modalities
 
 
 class Place(NamedTuple):
@@ -222,7 +220,7 @@ class _Joined:
     def fields(self) -> tuple[str, ...]:
         """What all of them have; of several modalities, what any has."""
         if all(map(_partial, self.stores)):
-            return tuple(f for f in ORDER if any(f in _fields(store) for store in self.stores))
+            return tuple(f for f in MODALITIES if any(f in _fields(store) for store in self.stores))
         return tuple(f for f in _fields(self.stores[0]) if all(f in _fields(store) for store in self.stores))
 
     def __len__(self) -> int:
