@@ -52,12 +52,11 @@ def run_knn(
 
 
 def run_linear(task: Task, *, feature: str = "pooled", metric: str = "top1") -> list[Score]:
-    """Logistic regression (L-BFGS) on standardised features, its L2 strength swept on a held-out fifth."""
+    """Logistic regression (L-BFGS) on standardised features, its L2 strength swept on held-out fifths."""
     one_of("metric", metric, ACCURACIES)
     train, test = task.x(feature)
-    found, strength = logistic(
-        train, task.train.y, test, classes=task.classes, seed=task.seed, parts=task.parts(task.train.y.numpy())
-    )
+    how = {"classes": task.classes, "seed": task.seed, "groups": task.train.groups}
+    found, strength = logistic(train, task.train.y, test, **how)
     said = {"solver": "l-bfgs", "l2": strength, "feature": feature}
     return task.accuracies("linear", found.argmax(1), said, metric)
 
@@ -172,13 +171,14 @@ def run_clinical(task: Task, *, threshold: str = "youden", level: float = 0.95, 
     train, test = task.x(feature)
     y, truth = task.train.y.numpy(), task.test.y.numpy()
     parts = task.parts(y) or stratified(y, 0.2, task.seed)
-    how = {"classes": task.classes, "seed": task.seed}
-    found, strength = logistic(train, task.train.y, test, parts=parts, **how)
+    how, groups = {"classes": task.classes, "seed": task.seed}, task.train.groups
+    found, strength = logistic(train, task.train.y, test, groups=groups, **how)
     said = {"l2": strength, "feature": feature}
     common = {"groups": task.test.groups, "resamples": 500, "seed": task.seed}
     if task.classes == 2:
         rows, held = (torch.from_numpy(part) for part in parts)
-        on_held, _ = logistic(train[rows], task.train.y[rows], train[held], **how)
+        own = None if groups is None else groups[parts[0]]
+        on_held, _ = logistic(train[rows], task.train.y[rows], train[held], groups=own, **how)
         cut = choose_threshold(on_held[:, 1].numpy(), y[parts[1]], by=threshold, level=level)
         scores = binary_scores(found[:, 1].numpy(), truth, threshold=cut, **common)
         said |= {"threshold": round(float(cut), 4), "chosen_by": threshold}

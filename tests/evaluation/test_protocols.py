@@ -11,9 +11,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from tacit import encoders, evaluation
 from tacit.data import open_source
 from tacit.errors import DataError, Unknown, UsageError
-from tacit.evaluation import intervals, label_free, parse
+from tacit.evaluation import intervals, label_free, linear, parse
 from tacit.evaluation.knn import knn_predict, knn_sweep, vote
-from tacit.evaluation.linear import fit_logistic, logistic, stratified
+from tacit.evaluation.linear import FEW, fit_logistic, held_out, logistic, stratified
 from tacit.evaluation.task import random_twin
 
 
@@ -107,6 +107,34 @@ def test_the_strength_is_chosen_without_the_test_set():
     assert predicted.shape == (50, 3)
     assert other.shape == (5, 3)
     torch.testing.assert_close(predicted.sum(1), torch.ones(50))
+
+
+def test_the_strength_for_few_records_hangs_less_on_the_draw(monkeypatch):
+    """One fifth of 320 records chooses strengths a thousandfold apart."""
+    rng = torch.Generator().manual_seed(0)
+    means, y = torch.randn(10, 16, generator=rng), torch.arange(320) % 10
+    x = means[y] + torch.randn(320, 16, generator=rng)
+    spread = []
+    for few in (FEW, 0):
+        monkeypatch.setattr(linear, "FEW", few)
+        chosen = [logistic(x, y, x[:1], classes=10, seed=seed)[1] for seed in range(5)]
+        spread.append(max(chosen) / min(chosen))
+    assert spread[0] < 11
+    assert spread[1] > 99
+
+
+def test_one_fifth_of_many_records_is_held_out_and_each_of_few():
+    y, groups = np.arange(FEW + 1) % 3, np.arange(FEW + 1) // 7
+    ((keep, held),) = held_out(y, None, 4)
+    np.testing.assert_array_equal(held, stratified(y, 0.2, 4)[1])
+    assert len(held_out(y[:FEW], groups[:FEW] // 100, 4)) == 3, "as many as there are groups"
+    for of in (None, groups[:FEW]):
+        drawn = held_out(y[:FEW], of, 4)
+        np.testing.assert_array_equal(np.sort(np.concatenate([held for _, held in drawn])), np.arange(FEW))
+        assert len(drawn) == 5
+        for keep, held in drawn:
+            assert np.bincount(y[held]) == pytest.approx(FEW / 15, rel=0.05)
+            assert of is None or not set(of[keep]) & set(of[held])
 
 
 def test_held_out_parts_keep_every_class_on_both_sides():
