@@ -831,8 +831,10 @@ def _show_method(row: dict) -> None:
 
 
 def _show_rehearsal(result: dict) -> None:
+    from tacit.report.numbers import flat
+
     print(f"Settings (preset {result['preset']}, seed {result['seed']}):")
-    for name, value in result["settings"].items():
+    for name, value in flat(result["settings"]):
         print(f"  {name} = {value}")
     print(
         f"\n{result['records']:,} records, {result['steps_per_epoch']:,} steps an epoch, {result['steps']:,} in all\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -36,12 +37,20 @@ def duration(seconds: float) -> str:
     return f"{s // 60} min {s % 60:02d} s" if s < 3600 else f"{s // 3600} h {s % 3600 // 60:02d} min"
 
 
-def flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as rows: `{"a": {"b": [1, 2]}}` -> `[("a.b", "1, 2")]`."""
+def brief(values: Sequence, most: int = 40) -> str:
+    """Values with commas between; of a vocabulary or another long list the first ten, and how many there are."""
+    if len(values) <= most:
+        return ", ".join(map(str, values))
+    return f"{', '.join(map(str, values[:10]))}, … ({len(values):,} in all)"
+
+
+def flat(values: Any, prefix: str = "", whole: bool = False) -> list[tuple[str, str]]:
+    """Nested settings as rows: `{"a": {"b": [1, 2]}}` -> `[("a.b", "1, 2")]`; long lists are cut, unless `whole`."""
     if isinstance(values, dict) and values:
-        return [row for key, value in values.items() for row in flat(value, f"{prefix}.{key}" if prefix else str(key))]
+        names = {key: f"{prefix}.{key}" if prefix else str(key) for key in values}
+        return [row for key, value in values.items() for row in flat(value, names[key], whole)]
     if isinstance(values, list):
-        shown = ", ".join(str(v) for v in values) or "none"
+        shown = (", ".join(map(str, values)) if whole else brief(values)) or "none"
     else:
         shown = "none" if values in (None, {}) else str(values)
     return [(prefix, shown)]

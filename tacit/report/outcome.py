@@ -86,8 +86,8 @@ def encoder_of(settings: dict[str, Any]) -> str:
 
 
 def _differences(names: list[str], runs: list[Run]) -> Html:
-    every = [dict(flat(run.settings)) for run in runs]
-    fields = [f for f in dict.fromkeys(f for one in every for f in one) if len({one.get(f) for one in every}) > 1]
+    every, whole = ([dict(flat(run.settings, whole=w)) for run in runs] for w in (False, True))
+    fields = [f for f in dict.fromkeys(f for one in whole for f in one) if len({one.get(f) for one in whole}) > 1]
     if not fields:
         return note("All settings of these runs are the same.")
     rows = [[field, *(one.get(field, "–") for one in every)] for field in fields]

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 
 from tacit.data import open_source
 from tacit.report import maps as maps_room
+from tacit.report import outcome
 from tacit.report.build import _names
 from tacit.report.charts import HEIGHT, LEFT, RIGHT, TOP, WIDTH, Series, line_chart
 from tacit.report.features import nearest
@@ -16,6 +18,7 @@ from tacit.report.markup import Html, tag, visible
 from tacit.report.numbers import duration, flat, short, size
 from tacit.report.pictures import Thumbnails, data_uri
 from tacit.report.sample import Sample
+from tacit.run import Run
 
 
 def chart(*ys, log=False):
@@ -156,3 +159,21 @@ def test_runs_are_told_apart_by_the_end_of_their_paths(tmp_path):
     assert _names(runs) == ["x/run", "y/run"]
     assert _names(runs[:1]) == ["run"]
     assert len(set(_names([runs[0], runs[0]]))) == 2
+
+
+def test_long_settings_are_told_by_their_beginning_and_compared_whole(tmp_path):
+    words = [f"word{i}" for i in range(2_000)]
+    assert dict(flat({"settings": {"vocabulary": words, "share": None}})) == {
+        "settings.vocabulary": f"{', '.join(words[:10])}, … (2,000 in all)",
+        "settings.share": "none",
+    }
+    runs = []
+    for name, last in (("a", "end"), ("b", "stop")):
+        (tmp_path / name).mkdir()
+        told = {"method": "vatt", "settings": {"vocabulary": [*words, last]}}
+        (tmp_path / name / "settings.yaml").write_text(yaml.safe_dump(told))
+        runs.append(Run(tmp_path / name))
+    page = str(outcome._differences(["a", "b"], runs))
+    assert "settings.vocabulary" in page
+    assert "method" not in page
+    assert "word500" not in page
