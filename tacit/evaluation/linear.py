@@ -45,14 +45,13 @@ def logistic(
     Features are standardised by the training set; the strength is swept on held-out parts of it (`held_out`), from
     strong to weak with warm starts, and the model is fitted again on all of it. The test set is only predicted.
 
-    Cross-entropy would choose with less noise than accuracy, and too strong a penalty where whole groups are held out,
-    of which a probe is surer than it is right.
-
     Args:
         groups: [N] of the training records, where whole groups must stay together.
     """
     mean, std = train.mean(0), train.std(0, correction=0).clamp_min(1e-6)
     x, x_test = (torch.cat([(f - mean) / std, torch.ones(len(f), 1)], dim=1) for f in (train, test))
+    # Cross-entropy would choose with less noise than accuracy, and too strong a penalty where whole groups are held
+    # out, of which a probe is surer than it is right.
     right = [0] * len(STRENGTHS)
     for keep, held in held_out(labels.numpy(), groups, seed):
         start = None

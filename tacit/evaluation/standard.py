@@ -170,16 +170,15 @@ def run_clinical(task: Task, *, threshold: str = "youden", level: float = 0.95, 
     one_of("threshold", threshold, THRESHOLDS)
     train, test = task.x(feature)
     y, truth = task.train.y.numpy(), task.test.y.numpy()
-    parts = task.parts(y) or stratified(y, 0.2, task.seed)
     how, groups = {"classes": task.classes, "seed": task.seed}, task.train.groups
     found, strength = logistic(train, task.train.y, test, groups=groups, **how)
     said = {"l2": strength, "feature": feature}
     common = {"groups": task.test.groups, "resamples": 500, "seed": task.seed}
     if task.classes == 2:
-        rows, held = (torch.from_numpy(part) for part in parts)
-        own = None if groups is None else groups[parts[0]]
+        rows, held = task.parts(y) or stratified(y, 0.2, task.seed)
+        own = None if groups is None else groups[rows]
         on_held, _ = logistic(train[rows], task.train.y[rows], train[held], groups=own, **how)
-        cut = choose_threshold(on_held[:, 1].numpy(), y[parts[1]], by=threshold, level=level)
+        cut = choose_threshold(on_held[:, 1].numpy(), y[held], by=threshold, level=level)
         scores = binary_scores(found[:, 1].numpy(), truth, threshold=cut, **common)
         said |= {"threshold": round(float(cut), 4), "chosen_by": threshold}
     else:
