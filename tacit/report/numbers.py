@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+LONG = 40  # values of a list, of which more are not all told
+
 
 def short(value: float) -> str:
     """Four digits at most: 0.0312, 12.5, 1,250, 48k, 3M, 2e-05."""
@@ -37,9 +39,9 @@ def duration(seconds: float) -> str:
     return f"{s // 60} min {s % 60:02d} s" if s < 3600 else f"{s // 3600} h {s % 3600 // 60:02d} min"
 
 
-def brief(values: Sequence, most: int = 40) -> str:
+def brief(values: Sequence) -> str:
     """Values with commas between; of a vocabulary or another long list the first ten, and how many there are."""
-    if len(values) <= most:
+    if len(values) <= LONG:
         return ", ".join(map(str, values))
     return f"{', '.join(map(str, values[:10]))}, … ({len(values):,} in all)"
 
@@ -47,8 +49,7 @@ def brief(values: Sequence, most: int = 40) -> str:
 def flat(values: Any, prefix: str = "", whole: bool = False) -> list[tuple[str, str]]:
     """Nested settings as rows: `{"a": {"b": [1, 2]}}` -> `[("a.b", "1, 2")]`; long lists are cut, unless `whole`."""
     if isinstance(values, dict) and values:
-        names = {key: f"{prefix}.{key}" if prefix else str(key) for key in values}
-        return [row for key, value in values.items() for row in flat(value, names[key], whole)]
+        return [row for k, value in values.items() for row in flat(value, f"{prefix}.{k}" if prefix else str(k), whole)]
     if isinstance(values, list):
         shown = (", ".join(map(str, values)) if whole else brief(values)) or "none"
     else:
