@@ -14,6 +14,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tacit.errors import RunFailed
 from tacit.run import atomic
 
+SHORT = 100  # steps; a save takes as long as some of them do
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """A checkpoint takes the place of the last one only when it is whole and on the disk; it is read without pickle."""
@@ -37,14 +39,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class Saver(L.Callback):
     """last.ckpt every `save_every` epochs or `save_minutes`, step-*.ckpt every `keep_every`, best.ckpt on request.
 
+    Without `save_every` it is an epoch, or as many as hold `SHORT` steps.
+
     With every save the encoder is handed over too, so that a run under way can be evaluated.
     """
 
     def __init__(self, run: Path, recipe, steps_per_epoch: int):
         self.folder, self.run = run / "checkpoints", run
-        self.last_every = max(round(recipe.save_every * steps_per_epoch), 1)
+        epochs = -(-SHORT // steps_per_epoch) if recipe.save_every is None else recipe.save_every
+        self.last_every = max(round(epochs * steps_per_epoch), 1)
         self.keep_every = recipe.keep_every * steps_per_epoch
-        self.keep, self.minutes = recipe.keep, recipe.save_minutes
+        self.keep, self.minutes, self.log_every = recipe.keep, recipe.save_minutes, recipe.log_every
         self.best = float("-inf")
         self.saved = time.monotonic()
         self.wanted = False
@@ -69,9 +74,15 @@ class Saver(L.Callback):
             if trainer.is_global_zero:
                 for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.keep]:
                     old.unlink(missing_ok=True)
-        overdue = time.monotonic() - self.saved > self.minutes * 60
-        if self.wanted or overdue or step % self.last_every == 0 or step == module.steps:
+        if self.wanted or step % self.last_every == 0 or step == module.steps or self._overdue(trainer, step):
             self.save(trainer, module)
+
+    def _overdue(self, trainer: L.Trainer, step: int) -> bool:
+        overdue = time.monotonic() - self.saved > self.minutes * 60
+        if trainer.world_size == 1:
+            return overdue
+        # Clocks differ, and one device that saved alone would wait for the others for ever.
+        return step % self.log_every == 0 and trainer.strategy.reduce_boolean_decision(overdue, all=False)
 
     def save(self, trainer: L.Trainer, module) -> None:
         trainer.save_checkpoint(self.folder / "last.ckpt")

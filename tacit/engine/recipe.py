@@ -70,7 +70,9 @@ class Recipe:
     channels_last: bool = setting(False, "keep images and convolutions in channels-last order")
     log_every: int = setting(10, "steps between two rows of metrics.csv", low=1)
     check_every: float = setting(1.0, "epochs between two online k-NN checks (labelled data only)", low=0)
-    save_every: float = setting(1.0, "epochs between two saves of checkpoints/last.ckpt", low=0)
+    save_every: float | None = setting(
+        None, "epochs between two saves of checkpoints/last.ckpt; by default one, or as many as hold 100 steps", low=0
+    )
     save_minutes: float = setting(15.0, "minutes after which last.ckpt is saved in any case", low=0)
     keep_every: int = setting(0, "epochs between checkpoints that are kept as step-*.ckpt; 0 for none", low=0)
     keep: int = setting(3, "how many step-*.ckpt to keep, the newest", low=1)

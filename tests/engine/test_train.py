@@ -18,6 +18,7 @@ from PIL import Image
 
 import tacit
 from tacit.engine import Step
+from tacit.engine.checkpoints import Saver
 from tacit.engine.monitors import CollapseWatch, about_mean, health
 from tacit.errors import BadSettings, DataError, RunFailed, UsageError
 from tacit.methods.image.moby import MoBY
@@ -133,7 +134,6 @@ def test_micro_batches_keep_records_steps_and_queue(digits, tmp_path):
 
 def test_a_run_killed_at_any_step_goes_on_bit_for_bit(digits, tmp_path, finished, monkeypatch):
     """In one process: the saved state of every step leads to the end of the unbroken run."""
-    from tacit.engine.checkpoints import Saver
 
     class Killed(BaseException):
         pass
@@ -261,6 +261,20 @@ def test_old_checkpoints_are_kept_and_dropped_as_asked(digits, tmp_path):
     assert [n for n in names if n.startswith("step-")] == ["step-00000036.ckpt", "step-00000048.ckpt"]
 
 
+@pytest.mark.parametrize(
+    ("epoch", "asked", "steps"), [(250, None, 250), (100, None, 100), (30, None, 120), (10, 1.0, 10), (10, 0.25, 2)]
+)
+def test_short_epochs_are_saved_together_unless_asked(tmp_path, epoch, asked, steps):
+    assert Saver(tmp_path, MoBY.Settings(save_every=asked), epoch).last_every == steps
+
+
+def test_the_last_save_is_never_older_than_asked(digits, tmp_path, monkeypatch):
+    at = []
+    monkeypatch.setattr(Saver, "save", lambda self, trainer, module: at.append(module.step))
+    pretrain(digits, tmp_path / "run", steps=6, extra=["save_minutes=0"])
+    assert at == [1, 2, 3, 4, 5, 6]
+
+
 def with_broken(digits, folder, bad: int):
     copy = shutil.copytree(digits, folder)
     paths = sorted(copy.glob("*/*.png"))[::3]
@@ -279,8 +293,6 @@ def test_every_broken_file_is_listed_with_a_reason(digits, tmp_path):
 
 
 def test_what_was_found_broken_before_a_save_is_known_after_a_kill(digits, tmp_path, monkeypatch):
-    from tacit.engine.checkpoints import Saver
-
     real, left = Saver.save, tmp_path / "left"
 
     def save_and_copy(self, trainer, module):
