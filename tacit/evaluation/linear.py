@@ -64,10 +64,12 @@ def logistic(
 
 
 def held_out(labels: np.ndarray, groups: np.ndarray | None, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows to fit and rows to choose on: a fifth of many records, of `FEW` each fifth in turn."""
+    """Rows to fit and rows to choose on: a fifth of many records, of `FEW` each fifth in turn. A single group is split
+    as if there were none."""
+    groups = None if groups is None or len(np.unique(groups)) == 1 else groups
     if len(labels) <= FEW:
         own = np.arange(len(labels)) if groups is None else groups
-        return grouped_folds(own, labels, max(min(FOLDS, len(np.unique(own))), 2), seed)
+        return grouped_folds(own, labels, min(FOLDS, len(np.unique(own))), seed)
     return [stratified(labels, 0.2, seed) if groups is None else grouped_split(groups, labels, 0.2, seed)]
 
 

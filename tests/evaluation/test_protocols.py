@@ -128,13 +128,13 @@ def test_one_fifth_of_many_records_is_held_out_and_each_of_few():
     ((keep, held),) = held_out(y, None, 4)
     np.testing.assert_array_equal(held, stratified(y, 0.2, 4)[1])
     assert len(held_out(y[:FEW], groups[:FEW] // 100, 4)) == 3, "as many as there are groups"
-    for of in (None, groups[:FEW]):
+    for of in (None, groups[:FEW], np.zeros(FEW)):
         drawn = held_out(y[:FEW], of, 4)
         np.testing.assert_array_equal(np.sort(np.concatenate([held for _, held in drawn])), np.arange(FEW))
         assert len(drawn) == 5
         for keep, held in drawn:
             assert np.bincount(y[held]) == pytest.approx(FEW / 15, rel=0.05)
-            assert of is None or not set(of[keep]) & set(of[held])
+            assert of is None or not of.any() or not set(of[keep]) & set(of[held])
 
 
 def test_held_out_parts_keep_every_class_on_both_sides():
