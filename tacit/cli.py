@@ -136,7 +136,9 @@ def pretrain(
             help="Folder, .zip, .tar, .parquet, .arrow, .npy, hub:NAME, episodes:FOLDER or exams:FOLDER; again to mix."
         ),
     ] = None,
-    out: Annotated[str | None, typer.Option(help="The run folder, new or (with --resume) begun.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="The run folder, new or (with --resume) begun; --dry-run needs none.")
+    ] = None,
     encoder: Annotated[
         str | None, typer.Option(help="Trunk: a timm name, or swin_tiny, deit_small, swin_mini, vit_mini, resnet_mini.")
     ] = None,
@@ -183,7 +185,7 @@ def pretrain(
     given = _from_config(config) if config else {}
     method = method or given.get("method")
     data = data or given.get("data")
-    for value, name in ((method, "METHOD"), (data, "--data"), (out, "--out")):
+    for value, name in ((method, "METHOD"), (data, "--data"), (out or dry_run, "--out")):
         if not value:
             raise UsageError(f"{name} is missing. For example: tacit pretrain moby --data photos/ --out runs/moby")
     length = None if epochs or batch_size else given.get("steps")

@@ -36,7 +36,7 @@ FREE = frozenset(
 def pretrain(
     method: str,
     data: Any,
-    out: str | os.PathLike,
+    out: str | os.PathLike | None,
     *,
     encoder: str | None = None,
     preset: str | None = None,
@@ -62,7 +62,7 @@ def pretrain(
     Args:
         method: a published system; `tacit methods` lists them.
         data: a folder, archive, table, hub name or array, or a list of them; see `tacit.data.open_source`.
-        out: the run folder. One that holds a run is refused, unless `resume`.
+        out: the run folder. One that holds a run is refused, unless `resume`. None for a dry run that resumes nothing.
         encoder, epochs, batch_size: shorthands for the settings of these names.
         preset: "paper" (the default) or "small".
         steps: optimiser steps, in place of epochs.
@@ -92,7 +92,9 @@ def pretrain(
     from tacit.engine.train import prepare, rehearse, train
     from tacit.views import compiles_first
 
-    out = Path(out)
+    if out is None and (resume or not dry_run):
+        raise UsageError("out is missing: name the run folder.")
+    out = Path(out or os.devnull)  # to which a dry run writes nothing
     cls = methods.find(method)
     before = Run(out).settings if Run.is_run(out) else None
     if before is not None and rank() == 0 and not resume and not dry_run:
