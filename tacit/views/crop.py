@@ -131,7 +131,7 @@ class Crop:
 
     @torch.no_grad()
     def finish(self, images: Tensor, params: dict[str, Tensor]) -> dict[str, Tensor]:
-        if images.device.type == "cpu" and _compiler():
+        if images.device.type == "cpu" and has_compiler():
             from tacit.views import fused
 
             x = fused.crops(images, params, self)
@@ -197,7 +197,7 @@ class Around:
 
 def compiles_first() -> bool:
     """Whether the first batch of a CPU waits while its loops are compiled, once on this machine."""
-    if not _compiler():
+    if not has_compiler():
         return False
     from tacit.views import fused
 
@@ -205,7 +205,7 @@ def compiles_first() -> bool:
 
 
 @cache
-def _compiler() -> bool:
+def has_compiler() -> bool:
     """Whether numba, which there may be no build of for a new Python, is at hand."""
     return find_spec("numba") is not None
 

@@ -7,15 +7,15 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tacit.errors import UsageError
+from tacit.views.crop import has_compiler
 
 WINDOWS = ("hanning", "povey")
 FLOOR = float(np.finfo(np.float32).eps)  # of mel energies, Kaldi's
 QUIET = 1e-10  # the same in dB: nothing lies below -100
-HELD = 2**19  # samples of frames that a core works on at a time, so that they stay in its cache
+HELD = 3 * 2**17  # samples of frames that a core works on at a time, so that they stay in its cache
 
 
 @torch.no_grad()
@@ -47,15 +47,14 @@ def kaldi_fbank(
     weights = _constant(_window, x.device, size, window)
     bank = _filters(_kaldi_bank, str(x.device), mels, padded, rate, low, high)
 
-    def bands(x: Tensor) -> Tensor:
-        frames = x.unfold(1, size, step)  # [B, F, size]
+    def spectra(frames: Tensor) -> Tensor:
         frames = frames - frames.mean(2, keepdim=True) if remove_dc else frames.contiguous()
         if preemphasis:
             first = frames[..., :1] * (1 - preemphasis)
             frames = torch.cat([first, frames[..., 1:].sub(frames[..., :-1], alpha=preemphasis)], dim=2)
-        return _banked(torch.fft.rfft(frames.mul_(weights), n=padded), bank).clamp_min_(FLOOR).log_()
+        return torch.fft.rfft(frames.mul_(weights), n=padded)
 
-    return _in_parts(bands, x, size, step)
+    return _energies(x.unfold(1, size, step), spectra, bank).clamp_min_(FLOOR).log_()
 
 
 @torch.no_grad()
@@ -79,27 +78,38 @@ def mel_db(
     weights = _constant(_window, x.device, size, "periodic")
     bank = _filters(_htk_bank, str(x.device), mels, size, rate, low, high)
 
-    def bands(x: Tensor) -> Tensor:
-        frames = F.pad(x[:, None], (size // 2, size // 2), mode="reflect")[:, 0].unfold(1, size, step)
-        db = _banked(torch.fft.rfft(frames * weights), bank).clamp_min_(QUIET).log10_().mul_(10)
-        return db if top_db is None else db.maximum(db.amax((1, 2), keepdim=True) - top_db)
-
-    return _in_parts(bands, x, size, step)
-
-
-def _in_parts(make: Callable[[Tensor], Tensor], x: Tensor, size: int, step: int) -> Tensor:
-    """`make` of waves [B, n], on a CPU of some at a time (see `HELD`)."""
-    if x.device.type != "cpu":
-        return make(x)
-    some = HELD * torch.get_num_threads() * step // (size * x.shape[1])
-    return torch.cat([make(part) for part in x.split(max(some, 1))])
+    half = size // 2
+    x = torch.cat([x[:, 1 : half + 1].flip(1), x, x[:, -half - 1 : -1].flip(1)], dim=1)
+    energies = _energies(x.unfold(1, size, step), lambda frames: torch.fft.rfft(frames * weights), bank)
+    db = energies.clamp_min_(QUIET).log10_().mul_(10)
+    return db if top_db is None else torch.maximum(db, db.amax((1, 2), keepdim=True) - top_db, out=db)
 
 
-def _banked(spectrum: Tensor, filters: tuple[tuple[int, int, Tensor], ...]) -> Tensor:
-    """Complex [B, F, K] -> energies [B, F, mels] by `_filters`; in float32 under autocast, too."""
-    with torch.autocast(spectrum.device.type, enabled=False):
-        squares = torch.view_as_real(spectrum).square_().flatten(2)  # [B, F, 2 K]: that they are added is the filters'
-        return torch.cat([squares[..., first:end] @ some for first, end, some in filters], -1)
+def _energies(
+    frames: Tensor, spectra: Callable[[Tensor], Tensor], filters: tuple[tuple[int, int, Tensor], ...]
+) -> Tensor:
+    """Frames [B, F, size], by their `spectra` [B, F, K] and `_filters` -> energies [B, F, mels]; on a CPU of some waves
+    at a time (see `HELD`), in float32 under autocast, too."""
+    waves, count, size = frames.shape
+    some = HELD * torch.get_num_threads() // (count * size) if frames.device.type == "cpu" else waves
+    widths = [part.shape[1] for *_, part in filters]
+    made = frames.new_empty(waves, count, sum(widths))
+    with torch.autocast(frames.device.type, enabled=False):
+        for part, its in zip(frames.split(max(some, 1)), made.split(max(some, 1)), strict=True):
+            power = _power(spectra(part)).flatten(0, 1)
+            for (first, end, heights), bands in zip(filters, its.flatten(0, 1).split(widths, 1), strict=True):
+                torch.mm(power[:, first:end], heights, out=bands)
+    return made
+
+
+def _power(spectrum: Tensor) -> Tensor:
+    """Of complex [B, F, K], which may be overwritten."""
+    if spectrum.device.type == "cpu" and has_compiler():
+        from tacit.views import fused
+
+        return fused.power(spectrum)
+    real, imaginary = torch.view_as_real(spectrum).square_().unbind(-1)
+    return real + imaginary
 
 
 def _mirrored(x: Tensor, size: int, step: int) -> Tensor:
@@ -125,9 +135,9 @@ def _kept(make: Callable[..., np.ndarray], device: str, *how) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _filters(make: Callable[..., np.ndarray], device: str, *how) -> tuple[tuple[int, int, Tensor], ...]:
-    """A bank [2 K, mels] for the squares of real and imaginary parts by turns, in parts, each with the first and the
-    end of the rows that it reads: on a CPU sixteen filters at a time, which read few of all bins."""
-    bank, found = make(*how).astype(np.float32).repeat(2, axis=0), []
+    """A bank [K, mels] in parts, each with the first and the end of the rows that it reads: on a CPU sixteen filters at
+    a time, which read few of all bins."""
+    bank, found = make(*how).astype(np.float32), []
     width = 16 if device == "cpu" else bank.shape[1]
     for start in range(0, bank.shape[1], width):
         part = bank[:, start : start + width]

@@ -1,7 +1,8 @@
-"""The photometry of crops on a CPU, compiled: one record after another, each while it is in the cache.
+"""The photometry of crops on a CPU, compiled: one record after another, each while it is in the cache; and the power of
+spectra.
 
-`photometry` goes through a batch in memory for each step of a formula, these loops once for each formula; the formulas
-are the same. numba compiles them when they are first called and keeps the result beside this file, or in the user's
+PyTorch goes through a batch in memory for each step of a formula, these loops once for each formula; the formulas are
+the same. numba compiles them when they are first called and keeps the result beside this file, or in the user's
 cache.
 """
 
@@ -84,6 +85,19 @@ def crops(images: Tensor, params: dict[str, Tensor], crop: Crop) -> Tensor:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(run, range(threads)))
     return out
+
+
+def power(spectrum: Tensor) -> Tensor:
+    """Squares of the magnitudes of complex64 [...], on a CPU -> float32 [...]."""
+    out = torch.empty(spectrum.shape)
+    _power(torch.view_as_real(spectrum).numpy().reshape(-1), out.numpy().reshape(-1))
+    return out
+
+
+@_compiled
+def _power(x, out):
+    for i in range(len(out)):
+        out[i] = x[2 * i] * x[2 * i] + x[2 * i + 1] * x[2 * i + 1]
 
 
 @_compiled

@@ -89,7 +89,7 @@ def test_a_view_takes_the_compiled_way_and_the_other_without_numba(monkeypatch):
     crop = Crop(input_spec(24, 3), **EVERYTHING)
     x, params = pictures(3, torch.uint8), drawn(crop)
     assert torch.equal(crop.finish(x, params)["image"], fused.crops(x, params, crop))
-    monkeypatch.setattr("tacit.views.crop._compiler", lambda: False)
+    monkeypatch.setattr("tacit.views.crop.has_compiler", lambda: False)
     assert torch.equal(crop.finish(x, params)["image"], crop.photometry(x, params))
 
 
@@ -117,3 +117,11 @@ def test_a_batch_keeps_its_channels_last_and_what_is_made_of_it_does_not():
     assert x.is_contiguous(memory_format=torch.channels_last)
     for made in (crop.photometry(x, drawn(crop, 4)), fused.crops(x, drawn(crop, 4), crop), crop.inputs.prepare(x)):
         assert made.is_contiguous()
+
+
+def test_power_is_the_square_of_the_magnitude():
+    spectrum = torch.randn(3, 5, 513, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    before = spectrum.clone()
+    torch.testing.assert_close(fused.power(spectrum), spectrum.abs().square())
+    assert torch.equal(spectrum, before)
+    assert fused.power(spectrum[:, :0]).shape == (3, 0, 513)
