@@ -4,7 +4,8 @@
         --set epochs=60 --set lr=2e-3
 
     python benchmarks/sounds.py --data esc10/ --name esc10 --method atst_clip --label '^(.+)_[1-5]-' --test '_5-' \\
-        --folds '_([1-5])-' --whole --set size=201 --set epochs=200
+        --folds '_([1-5])-' --whole --protocols linear,linear:feature=blocks,knn --set size=201 --set positions=250 \\
+        --set epochs=1500 --set warmup_epochs=10 --set batch_size=32 --set bands=0.8,1.2 --set drop_path=0
 
 The first group of --label is the class, found in the name of a file; names in which --test is found are held out, or
 else the files below DATA/test. Compared are the same encoder at random initialisation and the mean and deviation over
