@@ -89,7 +89,7 @@ def crops(images: Tensor, params: dict[str, Tensor], crop: Crop) -> Tensor:
 
 def power(spectrum: Tensor) -> Tensor:
     """Squares of the magnitudes of complex64 [...], on a CPU -> float32 [...]."""
-    out = torch.empty(spectrum.shape)
+    out = torch.empty(spectrum.shape, dtype=torch.float32)
     _power(torch.view_as_real(spectrum).numpy().reshape(-1), out.numpy().reshape(-1))
     return out
 
