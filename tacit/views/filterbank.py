@@ -48,7 +48,7 @@ def kaldi_fbank(
     bank = _filters(_kaldi_bank, str(x.device), mels, padded, rate, low, high)
 
     def spectra(frames: Tensor) -> Tensor:
-        frames = frames - frames.mean(2, keepdim=True) if remove_dc else frames.contiguous()
+        frames = frames - frames.mean(2, keepdim=True) if remove_dc else frames.clone()
         if preemphasis:
             first = frames[..., :1] * (1 - preemphasis)
             frames = torch.cat([first, frames[..., 1:].sub(frames[..., :-1], alpha=preemphasis)], dim=2)

@@ -110,6 +110,13 @@ def test_without_a_compiler_it_is_the_same(monkeypatch):
         torch.testing.assert_close(front(x, 16_000), made, atol=1e-5, rtol=1e-5)
 
 
+def test_a_wave_is_left_as_it_was():
+    """Frames side by side, of which nothing is taken first, are the wave itself."""
+    x = busy(16_000)
+    kaldi_fbank(x, 16_000, shift=0.025, remove_dc=False, preemphasis=0.0)
+    assert torch.equal(x, busy(16_000))
+
+
 @pytest.mark.parametrize("mels", [1, 16, 23, 128, 400])
 def test_parts_of_a_bank_are_the_bank(mels):
     """Of 400 bands the lowest are so narrow that they read no bin."""
