@@ -160,9 +160,11 @@ def _in_range(value: Any, metadata: Any) -> bool:
 
 def _allowed(field: dataclasses.Field, hint: Any) -> str:
     low, high, choices = (field.metadata.get(k) for k in ("low", "high", "choices"))
-    names = {float: "a number", int: "a whole number", str: "a text", bool: "true or false", type(None): "nothing"}
+    names = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
     kinds = []
     for member in _members(hint):
+        if member is type(None):
+            continue
         if typing.get_origin(member) is tuple:
             inner = typing.get_args(member)
             several = "words a,b,…" if inner[0] is str else "numbers a,b,…"
@@ -178,7 +180,7 @@ def _allowed(field: dataclasses.Field, hint: Any) -> str:
         text += f" of at least {low:g}"
     elif high is not None:
         text += f" of at most {high:g}"
-    return text
+    return f"{text}, or nothing" if type(None) in _members(hint) else text
 
 
 def _show(value: Any) -> str:
