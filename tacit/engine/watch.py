@@ -135,6 +135,8 @@ class Watch(L.Callback):
         values["throughput"] = self.settings.batch_size / statistics.median(self.times[recent])
         values["data_wait"] = sum(self.waits[recent]) / sum(self.times[recent])
         values["peak_memory"] = peak_memory()
+        values = _together(values)
+        self.loss = values["loss"]
         self.values |= values
         self._write(trainer, step, values)
         self._share_bad()
@@ -156,9 +158,10 @@ class Watch(L.Callback):
 
     def _check(self, trainer: L.Trainer, module: Training, step: int) -> None:
         if self.neighbours is not None:
-            accuracy = self.neighbours.accuracy(module.method.handed_over, module.device)
-            self.values["knn"] = accuracy
-            self._write(trainer, step, {"knn": accuracy})
+            found = _together({"knn": self.neighbours.accuracy(module.method.handed_over, module.device)})
+            self.values |= found
+            self._write(trainer, step, found)
+            accuracy = found["knn"]
             if said := self.dips.see(accuracy):
                 self.journal.say(f"At step {step}: {said}", style="yellow")
             self.saver.offer(trainer, accuracy)
@@ -196,3 +199,10 @@ class Watch(L.Callback):
             "seconds": round(seconds, 1),
             **{name: self.values[name] for name in ("knn", "rankme", "embedding_rank") if name in self.values},
         }
+
+
+def _together(values: dict[str, float]) -> dict[str, float]:
+    """Means over all devices, so that none stops or saves alone and waits for the others for ever. Every device must
+    call it."""
+    every = gather_items([values])
+    return {name: sum(one[name] for one in every) / len(every) for name in values}

@@ -178,6 +178,25 @@ def test_sigkill_leaves_nothing_half_written(digits, tmp_path, finished):
     assert same(weights(run), weights(finished))
 
 
+def test_two_devices_take_the_steps_that_one_takes(digits, tmp_path):
+    """By MAE, whose records share nothing. What is logged are means over both, and both save when one's clock asks."""
+    settings = ["size=16", "patch=4", "decoder_width=32", "decoder_depth=1", "log_every=1", "save_minutes=0"]
+    common = {**COMMON, "steps": 4, "set": settings}
+    alone = tacit.pretrain("mae", digits, tmp_path / "alone", **common).metrics
+    arguments = [
+        "pretrain", "mae", "--data", str(digits), "--out", str(tmp_path / "both"), "--preset", "small",
+        "--encoder", "vit_mini", "--batch-size", "16", "--steps", "4", "--workers", "0", "--devices", "2",
+        *[a for s in settings for a in ("--set", s)],
+    ]  # fmt: skip
+    subprocess.run([sys.executable, "-m", "tacit.cli", *arguments], check=True, timeout=300, stderr=subprocess.PIPE)
+    both = tacit.Run(tmp_path / "both")
+    assert both.summary["steps"] == 4
+    assert len(both.metrics["knn"]) == 1
+    for name in ("loss", "grad_norm"):
+        assert [v for _, v in both.metrics[name]] == pytest.approx([v for _, v in alone[name]], rel=2e-3)
+    assert both.metrics["loss"][0][1] == pytest.approx(alone["loss"][0][1], rel=1e-5)
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(digits, tmp_path, finished, monkeypatch, capsys):
     from tacit.engine.watch import Watch
 
