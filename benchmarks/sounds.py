@@ -11,7 +11,8 @@ The first group of --label is the class, found in the name of a file; names in w
 else the files below DATA/test. Compared are the same encoder at random initialisation and the mean and deviation over
 time of every log-mel band, which need no encoder. --whole scores all of a recording and not its middle. With --folds,
 whose first group is the fold, probes are also scored fold by fold over all recordings, most of which pre-training heard
-without their labels. The line goes to benchmarks/results/LOG.md, intervals over the seeds.
+without their labels; with --unheard as well, each fold by a run of its own that has not heard it, which takes as many
+runs as there are folds. The line goes to benchmarks/results/LOG.md, intervals over the seeds.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ import tacit
 from tacit.data.recording import EXTENSIONS
 
 
-def manifests(options: argparse.Namespace) -> Path:
-    """train.csv, test.csv and all.csv with the classes and folds that the names of files say."""
+def manifests(options: argparse.Namespace) -> tuple[Path, list[str]]:
+    """train.csv, test.csv and all.csv with the classes and folds that the names of files say, and without-K.csv and
+    only-K.csv of every fold; their folder, and the folds."""
     files = sorted(p for p in options.data.rglob("*") if p.suffix.lower() in EXTENSIONS)
     label, held_out = re.compile(options.label), re.compile(options.test) if options.test else None
     folds = re.compile(options.folds or "()")
@@ -41,26 +43,41 @@ def manifests(options: argparse.Namespace) -> Path:
         test = held_out.search(file.name) if held_out else file.relative_to(options.data).parts[0] == "test"
         if (found := label.search(file.name)) and (fold := folds.search(file.name)):
             parts["test" if test else "train"].append((str(file.resolve()), found.group(1), fold.group(1)))
-    for name, rows in (parts | {"all": parts["train"] + parts["test"]}).items():
+    parts["all"] = parts["train"] + parts["test"]
+    names = sorted({fold for *_, fold in parts["all"]})
+    for name in names:
+        parts[f"without-{name}"] = [row for row in parts["all"] if row[2] != name]
+        parts[f"only-{name}"] = [row for row in parts["all"] if row[2] == name]
+    for name, rows in parts.items():
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as made:
             csv.writer(made).writerows([("path", "label", "fold"), *rows])
     print(f"{len(parts['train']):,} recordings to learn from, {len(parts['test']):,} to test", file=sys.stderr)
-    return folder
+    return folder, names
 
 
-def one_seed(options: argparse.Namespace, data: Path, seed: int) -> dict[tuple[str, str], float]:
+def one_seed(
+    options: argparse.Namespace, data: Path, seed: int, train: str = "train", test: str = "test", folds: bool = False
+) -> dict[tuple[str, str], float]:
+    suffix = "" if train == "train" else f"-{train}"
     run = tacit.pretrain(
-        options.method, str(data / "train.csv"), options.out / f"{options.name}-{options.method}-{seed}",
+        options.method, str(data / f"{train}.csv"), options.out / f"{options.name}-{options.method}-{seed}{suffix}",
         preset="small", seed=seed, set=["check_every=0", *options.set], workers=0, resume=True,
     )  # fmt: skip
     how = {"protocol": options.protocols, "label": "label", "whole": options.whole, "seed": seed, "workers": 0}
-    result = tacit.evaluate(run, data / "train.csv", data / "test.csv", **how)
+    result = tacit.evaluate(run, data / f"{train}.csv", data / f"{test}.csv", **how)
     scores = {(r["of"], r["protocol"]): r["value"] for r in result["results"]}
-    if options.folds:
+    if folds:
         result = tacit.evaluate(run, data / "all.csv", folds="fold", **how)
         scores |= {(r["of"], f"{r['protocol']} by folds"): r["value"] for r in result["results"]}
-    print(f"seed {seed}: " + ", ".join(f"{of} {p} {100 * v:.1f}" for (of, p), v in scores.items()), file=sys.stderr)
+    said = ", ".join(f"{of} {p} {100 * v:.1f}" for (of, p), v in scores.items())
+    print(f"seed {seed}, {test}: {said}", file=sys.stderr)
     return scores
+
+
+def unheard(options: argparse.Namespace, data: Path, seed: int, folds: list[str]) -> dict[tuple[str, str], float]:
+    """Means over the folds, each scored by the run that has not heard it."""
+    found = [one_seed(options, data, seed, f"without-{fold}", f"only-{fold}") for fold in folds]
+    return {key: sum(scores[key] for scores in found) / len(found) for key in found[0]}
 
 
 def main() -> None:
@@ -71,6 +88,7 @@ def main() -> None:
     parser.add_argument("--label", required=True, metavar="REGEX")
     parser.add_argument("--test", metavar="REGEX")
     parser.add_argument("--folds", metavar="REGEX")
+    parser.add_argument("--unheard", action="store_true", help="a run for every fold, without it")
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--protocols", default="knn,linear", help="with options: linear:feature=blocks is ATST's probe")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -78,12 +96,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/sounds"))
     parser.add_argument("--no-log", action="store_true")
     options = parser.parse_args()
-    data = manifests(options)
-    seeds = [one_seed(options, data, seed) for seed in options.seeds]
+    if options.unheard and not options.folds:
+        parser.error("--unheard takes --folds.")
+    data, folds = manifests(options)
+    if options.unheard:
+        seeds = [unheard(options, data, seed, folds) for seed in options.seeds]
+    else:
+        seeds = [one_seed(options, data, seed, folds=bool(options.folds)) for seed in options.seeds]
     others = {"random-init": "random init", "raw-input": "log-mel statistics"}
     told = [told_over(name, seeds, others) for name in dict.fromkeys(protocol for _, protocol in seeds[0])]
     note(
-        f"sounds, {options.method} `small` on {options.name}, {len(seeds)} seeds: {'; '.join(told)}",
+        f"sounds, {options.method} `small` on {options.name}{', by unheard folds' * options.unheard}, {len(seeds)} "
+        f"seeds: {'; '.join(told)}",
         keep=not options.no_log,
     )
 
