@@ -3,6 +3,7 @@
     python examples/demo.py --out runs/demo
 
 Pre-trains MoBY on a small Swin without labels, prints k-NN and 5-shot accuracy before and after, writes a report page.
+Stopped half-way, it goes on from there when it is started again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import tacit
+from tacit.errors import TacitError
 
 SIDE = 28
 
@@ -37,12 +39,16 @@ def main() -> None:
     options = parser.parse_args()
     data, run = options.out / "digits", options.out / "moby"
     if not data.is_dir():
-        write_digits(data)
-    shutil.rmtree(run, ignore_errors=True)
+        half = options.out / "digits.part"
+        shutil.rmtree(half, ignore_errors=True)
+        write_digits(half)
+        half.rename(data)
+    if tacit.Run.is_run(run) and tacit.Run(run).summary:  # a whole one, of before
+        shutil.rmtree(run)
 
     print(f"1. Pre-training on {data / 'train'}; the labels (folder names) are not used.", file=sys.stderr)
     changes = ["patch=4", "min_area=0.4", "check_every=2"]  # a digit cut to a fifth of its area is no digit any more
-    tacit.pretrain("moby", data / "train", run, preset="small", epochs=options.epochs, set=changes)
+    tacit.pretrain("moby", data / "train", run, preset="small", epochs=options.epochs, set=changes, resume=True)
 
     print("2. Probing before and after.", file=sys.stderr)
     scores = tacit.evaluate(run, data, protocol="knn,few_shot")["results"]
@@ -62,4 +68,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except TacitError as error:
+        sys.exit(f"Error: {error} (The demo needs no --resume.)" if "--resume" in str(error) else f"Error: {error}")
