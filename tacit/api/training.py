@@ -162,8 +162,8 @@ def pretrain(
     journal = Journal(out / "log.txt" if first else None, quiet=quiet or not first)
     epochs_said = f"{total / per_epoch:.3g} epochs"
     journal.say(
-        f"{cls.title}, {settings.encoder}: {len(source):,} records, {total:,} steps of {settings.batch_size} "
-        f"({epochs_said}), into {out}"
+        f"{cls.title}, {', '.join(settings.encoders)}: {len(source):,} records, {total:,} steps of "
+        f"{settings.batch_size} ({epochs_said}), into {out}"
     )
     summary = train(prepared, settings, source, plan, journal, steps=total, val=held_out)
     if summary["bad_files"]:

@@ -87,6 +87,10 @@ class ClipRecipe(Recipe):
         both = {"shared": self.agnostic, "drop_rate": self.dropout}
         return {of: (names[of], how[of] | both) for of in MODALITIES if of in used}
 
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.trunks.values())
+
     def measured(self, source: Source) -> ClipRecipe:
         """With what records have, and the words of the transcripts, the most frequent first."""
         found = replace(self, fields=tuple(name for name in MODALITIES if name in source.fields))

@@ -94,6 +94,11 @@ class Recipe:
         """More arguments of `encoders.build` that a method takes, so that its problems are those of what is built."""
         return {}
 
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Names of what is trained."""
+        return (self.encoder,)
+
     def measured(self, source: Source) -> Recipe:
         """The same with what was left to the data, which is read off it once, when a new run begins."""
         return self

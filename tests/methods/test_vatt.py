@@ -165,6 +165,7 @@ def test_what_is_handed_over_compares_as_the_method_does(tmp_path):
 
 def test_sound_and_text_without_film(tmp_path):
     method = made(fields=("audio", "text"), audio_text=1.0)
+    assert method.s.encoders == ("vatt_audio_mini", "vatt_text_mini")
     assert method.encoder.inputs.rate == 1000
     step = method.loss(batch()[1:], START)
     assert list(step.terms) == ["audio_text"]
