@@ -22,6 +22,7 @@ import csv
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from learning import told_over  # beside this file
 from log import note  # beside this file
@@ -31,8 +32,8 @@ from tacit.data.recording import EXTENSIONS
 
 
 def manifests(options: argparse.Namespace) -> tuple[Path, list[str]]:
-    """train.csv, test.csv and all.csv with the classes and folds that the names of files say, and without-K.csv and
-    only-K.csv of every fold; their folder, and the folds."""
+    """train.csv, test.csv and all.csv with the classes and folds that the names of files say, and without-K.csv of
+    every fold; their folder, and the folds."""
     files = sorted(p for p in options.data.rglob("*") if p.suffix.lower() in EXTENSIONS)
     label, held_out = re.compile(options.label), re.compile(options.test) if options.test else None
     folds = re.compile(options.folds or "()")
@@ -47,7 +48,6 @@ def manifests(options: argparse.Namespace) -> tuple[Path, list[str]]:
     names = sorted({fold for *_, fold in parts["all"]})
     for name in names:
         parts[f"without-{name}"] = [row for row in parts["all"] if row[2] != name]
-        parts[f"only-{name}"] = [row for row in parts["all"] if row[2] == name]
     for name, rows in parts.items():
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as made:
             csv.writer(made).writerows([("path", "label", "fold"), *rows])
@@ -55,29 +55,43 @@ def manifests(options: argparse.Namespace) -> tuple[Path, list[str]]:
     return folder, names
 
 
-def one_seed(
-    options: argparse.Namespace, data: Path, seed: int, train: str = "train", test: str = "test", folds: bool = False
-) -> dict[tuple[str, str], float]:
+def pretrained(options: argparse.Namespace, data: Path, seed: int, train: str = "train") -> tacit.Run:
     suffix = "" if train == "train" else f"-{train}"
-    run = tacit.pretrain(
+    return tacit.pretrain(
         options.method, str(data / f"{train}.csv"), options.out / f"{options.name}-{options.method}-{seed}{suffix}",
         preset="small", seed=seed, set=["check_every=0", *options.set], workers=0, resume=True,
     )  # fmt: skip
-    how = {"protocol": options.protocols, "label": "label", "whole": options.whole, "seed": seed, "workers": 0}
-    result = tacit.evaluate(run, data / f"{train}.csv", data / f"{test}.csv", **how)
-    scores = {(r["of"], r["protocol"]): r["value"] for r in result["results"]}
-    if folds:
-        result = tacit.evaluate(run, data / "all.csv", folds="fold", **how)
-        scores |= {(r["of"], f"{r['protocol']} by folds"): r["value"] for r in result["results"]}
-    said = ", ".join(f"{of} {p} {100 * v:.1f}" for (of, p), v in scores.items())
-    print(f"seed {seed}, {test}: {said}", file=sys.stderr)
-    return scores
+
+
+def probed(options: argparse.Namespace, run: tacit.Run, seed: int, *data: Path, **how: str) -> list[dict[str, Any]]:
+    asked = {"protocol": options.protocols, "label": "label", "whole": options.whole, "seed": seed, "workers": 0}
+    return tacit.evaluate(run, *data, **asked, **how)["results"]
+
+
+def one_seed(options: argparse.Namespace, data: Path, seed: int) -> dict[tuple[str, str], float]:
+    run = pretrained(options, data, seed)
+    found = probed(options, run, seed, data / "train.csv", data / "test.csv")
+    scores = {(r["of"], r["protocol"]): r["value"] for r in found}
+    if options.folds:
+        found = probed(options, run, seed, data / "all.csv", folds="fold")
+        scores |= {(r["of"], f"{r['protocol']} by folds"): r["value"] for r in found}
+    return told(f"seed {seed}", scores)
 
 
 def unheard(options: argparse.Namespace, data: Path, seed: int, folds: list[str]) -> dict[tuple[str, str], float]:
-    """Means over the folds, each scored by the run that has not heard it."""
-    found = [one_seed(options, data, seed, f"without-{fold}", f"only-{fold}") for fold in folds]
-    return {key: sum(scores[key] for scores in found) / len(found) for key in found[0]}
+    """Means over the folds, each scored by the run that has not heard it; the probe is the one of all folds."""
+    each: list[dict[tuple[str, str], float]] = []
+    for place, fold in enumerate(folds):
+        run = pretrained(options, data, seed, train=f"without-{fold}")
+        found = probed(options, run, seed, data / "all.csv", folds="fold")
+        scores = {(r["of"], r["protocol"]): r["settings"]["folds"][place] for r in found}
+        each.append(told(f"seed {seed}, fold {fold}", scores))
+    return {key: sum(scores[key] for scores in each) / len(each) for key in each[0]}
+
+
+def told(of: str, scores: dict[tuple[str, str], float]) -> dict[tuple[str, str], float]:
+    print(f"{of}: {', '.join(f'{who} {p} {100 * v:.1f}' for (who, p), v in scores.items())}", file=sys.stderr)
+    return scores
 
 
 def main() -> None:
@@ -102,12 +116,12 @@ def main() -> None:
     if options.unheard:
         seeds = [unheard(options, data, seed, folds) for seed in options.seeds]
     else:
-        seeds = [one_seed(options, data, seed, folds=bool(options.folds)) for seed in options.seeds]
+        seeds = [one_seed(options, data, seed) for seed in options.seeds]
     others = {"random-init": "random init", "raw-input": "log-mel statistics"}
-    told = [told_over(name, seeds, others) for name in dict.fromkeys(protocol for _, protocol in seeds[0])]
+    lines = [told_over(name, seeds, others) for name in dict.fromkeys(protocol for _, protocol in seeds[0])]
     note(
         f"sounds, {options.method} `small` on {options.name}{', by unheard folds' * options.unheard}, {len(seeds)} "
-        f"seeds: {'; '.join(told)}",
+        f"seeds: {'; '.join(lines)}",
         keep=not options.no_log,
     )
 
