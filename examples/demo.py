@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import tacit
-from tacit.errors import TacitError
+from tacit.errors import RunFailed, TacitError
 
 SIDE = 28
 
@@ -37,14 +37,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("--epochs", type=int, default=20)
     options = parser.parse_args()
-    data, run = options.out / "digits", options.out / "moby"
+    data, run, page = options.out / "digits", options.out / "moby", options.out / "report.html"
     if not data.is_dir():
         half = options.out / "digits.part"
         shutil.rmtree(half, ignore_errors=True)
         write_digits(half)
         half.rename(data)
-    if tacit.Run.is_run(run) and tacit.Run(run).summary:  # a whole one, of before
-        shutil.rmtree(run)
+    if page.is_file():  # a whole demo, of before
+        shutil.rmtree(run, ignore_errors=True)
+        page.unlink()
 
     print(f"1. Pre-training on {data / 'train'}; the labels (folder names) are not used.", file=sys.stderr)
     changes = ["patch=4", "min_area=0.4", "check_every=2"]  # a digit cut to a fifth of its area is no digit any more
@@ -63,12 +64,14 @@ def main() -> None:
         print(f"{name:18}{shown[0]:>22}{shown[1]:>22}")
 
     print("\n3. Writing the report.", file=sys.stderr)
-    page = tacit.report(run, options.out / "report.html", limit=600)
+    tacit.report(run, page, limit=600)
     print(f"Look at {page}; the encoder is in {run / 'encoder'}.")
 
 
 if __name__ == "__main__":
     try:
         main()
+    except RunFailed as error:
+        sys.exit(f"Error: {error} (The demo needs no --resume.)")
     except TacitError as error:
-        sys.exit(f"Error: {error} (The demo needs no --resume.)" if "--resume" in str(error) else f"Error: {error}")
+        sys.exit(f"Error: {error}")
